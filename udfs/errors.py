@@ -4,6 +4,7 @@ TrajlakeError
 ├── ConfigError          a setting, source entry or recipe that cannot be used
 ├── RefusedRecord        one raw record that no parser accepts (becomes a quarantine row)
 ├── LakeError            a Delta table that cannot be read or written as asked
+├── WorkerError          a process beside this one that ended before it answered
 ├── RatingError          a rater that cannot go on (dead key, budget, unknown model)
 ├── ExportError          an export that cannot be written
 └── TrainingError        a training run that cannot start or go on
@@ -36,6 +37,10 @@ class RefusedRecord(TrajlakeError):
 
 class LakeError(TrajlakeError):
     """A Delta table that cannot be read or written as asked."""
+
+
+class WorkerError(TrajlakeError):
+    """A process beside this one that ended before it answered."""
 
 
 class RatingError(TrajlakeError):

@@ -16,21 +16,26 @@ import pyarrow as pa
 from duckdb.func import ARROW, NATIVE, SPECIAL
 from duckdb.sqltypes import DuckDBPyType
 
-from udfs import lake, sources
+from udfs import lake, settings, sources
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.recipes import checked_filter
 from udfs.schema import PARSED_RECORD, PART_GROUP, TRAJECTORY
+from udfs.workers import Workers
 
 
 @dataclass(frozen=True)
 class Function:
-    """One function in SQL: Arrow arrays in and out, or (`is_scalar`) plain values."""
+    """One function in SQL: Arrow arrays in and out, or (`is_scalar`) plain values.
+
+    `is_slow`: it costs time per row, so that workers are worth their pipes.
+    """
 
     name: str
     python: Callable[..., Any]
     parameters: tuple[pa.DataType, ...]
     returns: pa.DataType
     is_scalar: bool = False
+    is_slow: bool = False
 
 
 FUNCTIONS = (
@@ -39,14 +44,16 @@ FUNCTIONS = (
         parse_records,
         (pa.binary(), pa.string(), pa.string(), pa.string()),
         PARSED_RECORD,
+        is_slow=True,
     ),
     Function(
         "part_group",
         part_groups,
         (pa.binary(), pa.string(), pa.string(), pa.string()),
         PART_GROUP,
+        is_slow=True,
     ),
-    Function("merge_parts", merge_parts, (pa.list_(TRAJECTORY),), TRAJECTORY),
+    Function("merge_parts", merge_parts, (pa.list_(TRAJECTORY),), TRAJECTORY, is_slow=True),
     Function("parser_versions", parser_versions, (), pa.string(), is_scalar=True),
     Function("source_settings", sources.source_settings, (pa.string(),), sources.SETTINGS),
     Function("source_versions", sources.source_versions, (), pa.string(), is_scalar=True),
@@ -59,11 +66,16 @@ FUNCTIONS = (
 
 
 def register_functions(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give a connection every function of this page. Nulls reach the functions as they are."""
+    """Give a connection every function of this page. Nulls reach the functions as they are.
+
+    Raises:
+        ConfigError: the number of workers cannot be used.
+    """
+    workers = Workers(settings.worker_count())
     for function in FUNCTIONS:
         connection.create_function(
             function.name,
-            function.python if function.is_scalar else _over_arrays(function.python),
+            function.python if function.is_scalar else _over_arrays(function, workers),
             [_sql_type(connection, t) for t in function.parameters],
             _sql_type(connection, function.returns),
             type=NATIVE if function.is_scalar else ARROW,
@@ -71,12 +83,15 @@ def register_functions(connection: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def _over_arrays(python: Callable[..., pa.Array]) -> Callable[..., pa.Array]:
+def _over_arrays(function: Function, workers: Workers) -> Callable[..., pa.Array]:
     """DuckDB passes chunked arrays, of one chunk each; our functions are over arrays."""
 
-    @wraps(python)  # DuckDB counts the parameters
+    @wraps(function.python)  # DuckDB counts the parameters
     def over_arrays(*columns: pa.ChunkedArray) -> pa.Array:
-        return python(*(column.combine_chunks() for column in columns))
+        arrays = [column.combine_chunks() for column in columns]
+        if function.is_slow:
+            return workers.run(function.python, arrays)
+        return function.python(*arrays)
 
     return over_arrays
 

@@ -6,6 +6,7 @@
 | `TRAJLAKE_LAKE`    | `lake/`           | Delta tables, each at `<lake>/<table>`                  |
 | `TRAJLAKE_EXPORTS` | `exports/`        | exports, each at `<exports>/<recipe>`                   |
 | `TRAJLAKE_DB`      | `trajlake.duckdb` | DuckDB file with views only; may be deleted at any time |
+| `TRAJLAKE_WORKERS` | cores, at most 8  | processes that parse; 1: none beside the main one       |
 
 Paths are relative to the current folder, which is the project's root for every command.
 """
@@ -14,6 +15,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from udfs.errors import ConfigError
+
+# Each takes some 100 MB, and one writer has to keep up with them.
+_MOST_WORKERS = 8
 
 
 def raw_folder() -> Path:
@@ -35,3 +41,15 @@ def exports_folder() -> Path:
 def database_file() -> Path:
     """The DuckDB file that holds the views (absolute)."""
     return Path(os.environ.get("TRAJLAKE_DB") or "trajlake.duckdb").resolve()
+
+
+def worker_count() -> int:
+    """How many processes parse.
+
+    Raises:
+        ConfigError: what is set is no number from 1.
+    """
+    text = os.environ.get("TRAJLAKE_WORKERS") or str(min(os.cpu_count() or 1, _MOST_WORKERS))
+    if not (text.isdecimal() and int(text)):
+        raise ConfigError(f"TRAJLAKE_WORKERS is '{text}'. Set a number from 1, or unset it.")
+    return int(text)

@@ -123,6 +123,8 @@ def _turn(number: int, raw: Any) -> Turn:
     if known is None:
         raise unexpected(number, f"has role {role!r:.60}; known are {', '.join(ROLES)}")
     content = raw.get("content")
+    if isinstance(content, str) and len(raw) == 2:
+        return Turn(known, content)  # as most are: nothing but role and content
     if not isinstance(content, str):
         content = _content_of_parts(number, raw)
     if known == "assistant":
@@ -227,23 +229,24 @@ def _write(turns: list[Turn], label: str | None) -> list[Any]:
 
 
 def _message(turn: Turn, label: str | None) -> dict[str, Any]:
-    if turn.role == "assistant":
+    role, content, _, _, call_id, name, _ = turn
+    if role == "assistant":
         return _answer(turn)
-    content = turn.content
-    role = turn.role
     if role == "agent":
         role = "tool"
     if role == "tool" and label is not None:
         role, content = "user", label + (content or "")
     message = {"role": role, "content": content}
-    if turn.call_id is not None:
-        message["tool_call_id"] = turn.call_id
-    if turn.name is not None:
-        message["name"] = turn.name
+    if call_id is not None:
+        message["tool_call_id"] = call_id
+    if name is not None:
+        message["name"] = name
     return message
 
 
 def _answer(turn: Turn) -> dict[str, Any]:
+    if turn.thought is None and not turn.calls:
+        return {"role": "assistant", "content": turn.content}
     thought, content = without_thought(turn)
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if thought is not None:

@@ -35,7 +35,8 @@ def matches(record: Any) -> float:
         return 0.0
     if found is None:
         return 0.0
-    has_observation = has_label = False
+    outputs = []
+    has_observation = False
     for turn in found.turns:
         if not isinstance(turn, dict) or turn.get("tool_calls"):
             return 0.0
@@ -43,12 +44,13 @@ def matches(record: Any) -> float:
         if role == "user":
             has_observation |= isinstance(content, str) and content.startswith(_OBSERVATION)
         elif role == "assistant":
-            has_label = has_label or (
-                isinstance(content, str) and LABEL.search("\n" + content) is not None
-            )
+            outputs.append(content)
         elif role != "system":
             return 0.0
-    return 0.9 if has_observation and has_label else 0.0
+    if not has_observation:
+        return 0.0
+    is_labelled = any(isinstance(text, str) and LABEL.search("\n" + text) for text in outputs)
+    return 0.9 if is_labelled else 0.0
 
 
 def near(record: Any) -> str | None:

@@ -57,8 +57,14 @@ _LOG = "log"
 
 def thought_of(output: str) -> str | None:
     """The thoughts within a model's text, without their labels; None where none is marked."""
-    _, segments = _split(output)
-    thoughts = [body.strip() for kind, _, body in segments if kind == _THOUGHT]
+    if _THOUGHT not in output:
+        return None
+    parts = LABEL.split("\n" + output)
+    thoughts = [
+        body.strip()
+        for kind, body in zip(parts[2::3], parts[3::3], strict=True)
+        if kind == _THOUGHT
+    ]
     return "\n".join(thoughts) if thoughts else None
 
 

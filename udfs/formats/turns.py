@@ -119,11 +119,36 @@ def find_turns(record: Any, key: str = "role", field: str = _PLAIN_FIELD) -> Tur
     Raises:
         RefusedRecord: `several_conversations`, where it could be one of several fields.
     """
+    asked, answers = _last_found
+    if asked is not record:
+        answers = {}
+        _remember(record, answers)
+    if (key, field) not in answers:
+        try:
+            answers[key, field] = _find_turns(record, key, field)
+        except RefusedRecord as refused:
+            answers[key, field] = refused
+    answer = answers[key, field]
+    if isinstance(answer, RefusedRecord):
+        raise answer
+    return answer
+
+
+# Several formats ask the same of one record after another. One tuple, so that threads cannot see
+# the record of one with the answers for another.
+_last_found: tuple[Any, dict[tuple[str, str], Turns | RefusedRecord | None]] = (None, {})
+
+
+def _remember(record: Any, answers: dict[tuple[str, str], Turns | RefusedRecord | None]) -> None:
+    global _last_found
+    _last_found = (record, answers)
+
+
+def _find_turns(record: Any, key: str, field: str) -> Turns | None:
     if isinstance(record, list):
         return Turns(None, record) if _has_turns(record, key) else None
     if not isinstance(record, dict):
         return None
-    # As `_has_turns`, spelt out: this is asked of every record by several formats.
     found = [
         name
         for name, value in record.items()
@@ -319,33 +344,29 @@ def _with_observations(turns: list[Turn], usual: str | None) -> tuple[list[Turn]
 
     None where there is none among them, "" where they have no label.
     """
-    if any(turn.role in ("tool", "agent") for turn in turns):
-        return turns, usual
-    label = next(
-        (
-            next(each for each in OBSERVATION_LABELS if turn.content.startswith(each))
-            for turn in turns
-            if turn.role == "user" and turn.content and turn.content.startswith(OBSERVATION_LABELS)
-        ),
-        None,
-    )
-    found = []
-    acted = spoken = False
-    for turn in turns:
-        if turn.role == "assistant":
+    label = None
+    for role, content, *_ in turns:
+        if role in ("tool", "agent"):
+            return turns, usual
+        if label is None and role == "user" and content and content.startswith(OBSERVATION_LABELS):
+            label = next(each for each in OBSERVATION_LABELS if content.startswith(each))
+    found = list(turns)
+    acted = spoken = has_tool = False
+    for number, turn in enumerate(turns):
+        role, content = turn[0], turn[1]
+        if role == "assistant":
             spoken = True
-            acted = label is None and _acts(turn.content)
-        else:
-            if spoken and turn.role == "user" and turn.content is not None:
-                if label is not None and turn.content.startswith(label):
-                    turn = turn._replace(role="tool", content=turn.content[len(label) :])
-                elif acted:
-                    turn = turn._replace(role="tool")
-            acted = False
-        found.append(turn)
-    if not any(turn.role == "tool" for turn in found):
-        return turns, usual
-    return found, label or ""
+            acted = label is None and _acts(content)
+            continue
+        if spoken and role == "user" and content is not None:
+            if label is not None and content.startswith(label):
+                found[number] = turn._replace(role="tool", content=content[len(label) :])
+                has_tool = True
+            elif acted:
+                found[number] = turn._replace(role="tool")
+                has_tool = True
+        acted = False
+    return (found, label or "") if has_tool else (turns, usual)
 
 
 def _acts(output: str | None) -> bool:
@@ -365,28 +386,17 @@ def _read(
     inputs: dict[str, list[int]] = {}
     steps: list[Step] = []
     between: list[Turn] = []
-    for number, turn in enumerate(turns):
-        if number == 0 and system_prompt is not None:
-            continue
-        if turn.role != "assistant":
+    for turn in turns[1:] if system_prompt is not None else turns:
+        role, content, thought, calls, _, _, is_trainable = turn
+        if role != "assistant":
             between.append(turn)
             continue
-        before = _split_off_input(between, steps)
+        before = _split_off_input(between, steps) if steps else between
         if len(before) > 1 or (before and before[0].content is None):
             inputs[str(len(steps) + 1)] = [len(each.content or "") for each in before]
-        thought = turn.thought
-        if thought is None and thought_of and turn.content:
-            thought = thought_of(turn.content)
-        steps.append(
-            Step(
-                _joined(before),
-                thought,
-                turn.content,
-                list(turn.calls),
-                [],
-                turn.is_trainable,
-            )
-        )
+        if thought is None and thought_of and content:
+            thought = thought_of(content)
+        steps.append(Step(_joined(before), thought, content, list(calls), [], is_trainable))
         between = []
     if not steps:
         raise RefusedRecord(
@@ -400,8 +410,6 @@ def _read(
 
 def _split_off_input(between: list[Turn], steps: list[Step]) -> list[Turn]:
     """Give what belongs to the last step to it, and return the next step's input."""
-    if not steps:
-        return between
     start = len(between)
     while start and between[start - 1].role in ("user", "system"):
         start -= 1
@@ -414,14 +422,16 @@ _ROLES = {"environment": "tool", "user": "user", "agent": "agent"}
 
 
 def _observe(turns: list[Turn], steps: list[Step]) -> None:
-    steps[-1].observations.extend(
-        Observation(_SOURCES[turn.role], turn.name, turn.call_id, turn.content) for turn in turns
-    )
+    observations = steps[-1].observations
+    for role, content, _, _, call_id, name, _ in turns:
+        observations.append(Observation(_SOURCES[role], name, call_id, content))
 
 
 def _joined(turns: list[Turn]) -> str | None:
     if len(turns) == 1:
         return turns[0].content
+    if not turns:
+        return None
     texts = [turn.content for turn in turns]
     if all(text is None for text in texts):
         return None
@@ -436,28 +446,18 @@ def _turns_of(
     if system_prompt is not None:
         turns.append(Turn("system", system_prompt))
     for number, step in enumerate(steps, start=1):
-        lengths = inputs.get(str(number))
-        if lengths is None:
-            if step.input is not None:
-                turns.append(Turn("user", step.input))
-        else:
+        given, thought, output, calls, observations, is_trainable = step
+        lengths = inputs.get(str(number)) if inputs else None
+        if lengths is not None:
             start = 0
             for length in lengths:
-                turns.append(Turn("user", (step.input or "")[start : start + length]))
+                turns.append(Turn("user", (given or "")[start : start + length]))
                 start += length + len(_JOINT)
-        turns.append(
-            Turn(
-                "assistant",
-                step.output,
-                step.thought,
-                step.tool_calls,
-                is_trainable=step.is_trainable,
-            )
-        )
-        turns.extend(
-            Turn(_ROLES[seen.source], seen.content, call_id=seen.call_id, name=seen.name)
-            for seen in step.observations
-        )
+        elif given is not None:
+            turns.append(Turn("user", given))
+        turns.append(Turn("assistant", output, thought, calls, None, None, is_trainable))
+        for source, name, call_id, content in observations:
+            turns.append(Turn(_ROLES[source], content, None, (), call_id, name))
     return turns
 
 
