@@ -45,7 +45,7 @@ def dumped(value: Any) -> bytes:
 def test_a_record_becomes_a_row_of_the_schema() -> None:
     (row,) = parse(dumped(GOOD | {"id": 7}), key="k")
     (trajectory,) = row["trajectories"]
-    assert (row["format"], row["format_confidence"], row["parser_version"]) == ("chat", 0.75, "2")
+    assert (row["format"], row["format_confidence"], row["parser_version"]) == ("chat", 0.75, "3")
     assert trajectory["task_id"] == "7"
     assert json.loads(trajectory["other_information"]) == {"_layout": {"raw_key": "k"}}
     assert len(trajectory["content_sha256"]) == 64

@@ -228,6 +228,20 @@ def test_environment_is_told_from_the_user_by_label_or_by_the_action_before() ->
     assert third.input is None
 
 
+@pytest.mark.parametrize("answer", ["Act: answer(3)", "Act: finish", "Think.\nAction: Answer\n3"])
+def test_what_a_user_says_after_the_answer_is_no_observation(answer: str) -> None:
+    asked = {"role": "user", "content": "Now, another problem: how many folders?"}
+    first, second = parse([ASK, {"role": "assistant", "content": answer}, asked, SAY]).steps
+    assert (first.observations, second.input) == ([], asked["content"])
+
+
+def test_a_result_names_its_call_in_a_list_of_one() -> None:
+    result = {"role": "tool", "content": "a", "tool_call_ids": ["call_1"]}
+    trajectory = parse([ASK, SAY, result])
+    assert trajectory.steps[0].observations[0].call_id == "call_1"
+    assert chat.FORMAT.to_source(trajectory) == [ASK, SAY, result]
+
+
 def test_system_prompt_beside_the_turns_is_one() -> None:
     trajectory = parse([ASK, SAY], system="Be brief.")
     assert trajectory.system_prompt == "Be brief."

@@ -138,6 +138,8 @@ def _turn(number: int, raw: Any) -> Turn:
             is_trainable=raw.get("weight") != 0,
         )
     call_id, name = raw.get("tool_call_id"), raw.get("name")
+    if call_id is None and isinstance(ids := raw.get("tool_call_ids"), list) and len(ids) == 1:
+        call_id = ids[0]  # SWE-agent's history
     return Turn(
         known,
         content,
@@ -312,7 +314,7 @@ def to_record(trajectory: Trajectory) -> dict[str, Any]:
 
 FORMAT = Format(
     name="chat",
-    version="2",
+    version="3",
     matches=matches,
     near=near,
     parse=parse,

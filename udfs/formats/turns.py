@@ -16,8 +16,8 @@ plainest shape of that source.
   an empty line between, as `thought` is part of `output` everywhere.
 * Some sources put what the environment answered into the user's turns. Two marks tell: the turn
   begins with one of `OBSERVATION_LABELS` (the label is taken off), or, where no turn does, it
-  directly follows an output with a line `Action:`, `ACTION:` or `Act:`. Neither is looked for
-  where tools have turns of their own.
+  directly follows an output with a line `Action:`, `ACTION:` or `Act:` whose action is not to
+  answer or to finish. Neither is looked for where tools have turns of their own.
 
 While parsing, what the dialect writes for the row is compared with the source, and what differs
 (further fields, nulls, other names of roles, content in parts) is kept in the layout. So the way
@@ -56,8 +56,8 @@ from udfs.formats.trajectory import (
 
 OBSERVATION_LABELS = ("Observation: ", "Observation:\n", "OBSERVATION:\n", "Execution result: \n")
 
-# A line of an output that acts on an environment.
-_ACTION = re.compile(r"\n ?(?:Action|ACTION|Act):")
+# A line of an output that acts on an environment; an answer that ends the task does not.
+_ACTION = re.compile(r"\n ?(?:Action|ACTION|Act):(?! ?(?i:answer|finish)\b)")
 _JOINT = "\n\n"
 _PLAIN_FIELD = "messages"
 # Fields whose turns may be JSON text; then `to_messages` gives the list all the same.
