@@ -44,8 +44,23 @@
     ){% endmacro %}
 
 
-{# Raw records, each with its source's settings beside it, and what the parsers make of them. #}
-{% macro parsed_records(records) -%}
+{#
+    The raw records of some ids, each with its source's settings beside it. To be written where it
+    is read: DuckDB would hold what two parts of a query share, with all bytes, in memory.
+#}
+{% macro records_of(ids) -%}
+(
+            select
+                *,
+                source_settings(source) as settings,
+            from {{ ref("raw_records") }}
+            where raw_record_id in (select raw_record_id from {{ ids }})
+        )
+{%- endmacro %}
+
+
+{# What the parsers make of the raw records of some ids. #}
+{% macro parsed_records(ids) -%}
 select
         raw_record_id,
         source,
@@ -56,7 +71,7 @@ select
         parse_record(
             raw, raw_key, settings.format, settings.parser_options
         ) as result,
-    from {{ records }}
+    from {{ records_of(ids) }}
 {%- endmacro %}
 
 

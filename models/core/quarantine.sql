@@ -22,7 +22,7 @@ first_copies as (
         raw_sha256,
         raw_file,
         raw_position,
-    from {{ first_copies("raw_records") }}
+    from {{ first_copies(ref("raw_records")) }}
 
 ),
 

@@ -7,31 +7,18 @@
 {%- set key = standardizer_key() %}
 {{ rebuild_on(key) }}
 
-with raw_records as (
-
-    select * from {{ ref("raw_records") }}
-
-),
-
-first_copies as (
+with first_copies as (
 
     select raw_record_id
-    from {{ first_copies("raw_records") }}
+    from {{ first_copies(ref("raw_records")) }}
 
 ),
 
 pending as (
 
-    select
-        raw_records.*,
-        source_settings(raw_records.source) as settings,
-    from raw_records
-    inner join first_copies using (raw_record_id)
-    where
-        raw_records.landing_error is null
-        and {{ is_new_record(
-            "raw_records.raw_record_id", key, among="unnest(raw_record_ids)"
-        ) }}
+    select raw_record_id
+    from first_copies
+    where {{ is_new_record("raw_record_id", key, among="unnest(raw_record_ids)") }}
 
 ),
 
@@ -49,7 +36,7 @@ new_parts as materialized (
             part_group(
                 raw, raw_key, settings.format, settings.parser_options
             ) as part,
-        from pending
+        from {{ records_of("pending") }}
     )
     where part is not null
 
@@ -67,10 +54,17 @@ parts as materialized (
 
 ),
 
+whole_records as (
+
+    select raw_record_id
+    from pending
+    where raw_record_id not in (select raw_record_id from new_parts)
+
+),
+
 parsed as (
 
-    {{ parsed_records("pending") }}
-    where raw_record_id not in (select raw_record_id from new_parts)
+    {{ parsed_records("whole_records") }}
 
 ),
 
@@ -105,19 +99,9 @@ whole as (
 
 ),
 
-part_records as (
-
-    select
-        *,
-        source_settings(source) as settings,
-    from raw_records
-    where raw_record_id in (select raw_record_id from parts)
-
-),
-
 parsed_parts as (
 
-    {{ parsed_records("part_records") }}
+    {{ parsed_records("parts") }}
 
 ),
 

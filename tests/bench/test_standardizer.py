@@ -25,7 +25,8 @@ from test_growth import LOADS_AND_DUMPS, SCAN_TO_PARQUET, measure
 
 from udfs import lake
 
-MEGABYTES = 60
+MEGABYTES = 240
+MIXED_MEGABYTES = 1_000
 
 # What names a run in a record; rows of one step each are put together by it.
 _RUN_NAMES = {"id", "task_name"}
@@ -77,7 +78,8 @@ def test_standardizer(workplace: Path, shared: Path, monkeypatch: pytest.MonkeyP
         lines = folder / "raw" / "source" / "lines.jsonl"
         lines.parent.mkdir(parents=True)
         with lines.open("w", encoding="utf-8") as file:
-            count = sum(file.write(line) > 0 for line in copies(originals, MEGABYTES))
+            size = MEGABYTES if name in FILES else MIXED_MEGABYTES
+            count = sum(file.write(line) > 0 for line in copies(originals, size))
         monkeypatch.setenv("TRAJLAKE_RAW", str(folder / "raw"))
         monkeypatch.setenv("TRAJLAKE_LAKE", str(folder / "lake"))
         monkeypatch.setenv("TRAJLAKE_DB", str(folder / "trajlake.duckdb"))
