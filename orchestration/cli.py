@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from orchestration.attack import attack_command
+from orchestration.calibration import calibration_command
 from orchestration.export import export_command
 from orchestration.sql import sql_command
 from orchestration.summary import summary_command
@@ -21,7 +23,9 @@ app = typer.Typer(
 )
 app.command("summary")(summary_command)
 app.command("sql")(sql_command)
+app.command("calibration")(calibration_command)
 app.command("export")(export_command)
+app.command("attack")(attack_command)
 
 
 def main() -> None:

@@ -15,8 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +23,7 @@ import yaml
 
 from train.config import SftSettings
 from udfs.errors import TrainingError
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A staging folder that takes the place of `target` when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}-{os.getpid()}")
-    staging.mkdir()
-    try:
-        yield staging
-        if target.exists():
-            shutil.rmtree(target)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+from udfs.folders import atomic_folder
 
 
 class RunFolder:

@@ -45,9 +45,10 @@ from train.model import (
     load_tokenizer,
     tokenizer_sha256,
 )
-from train.run import RunFolder, atomic_folder, load_state, save_model
+from train.run import RunFolder, load_state, save_model
 from train.tiny import make_tiny_model
 from udfs.errors import TrainingError
+from udfs.folders import atomic_folder
 from udfs.settings import exports_folder
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes")

@@ -17,8 +17,8 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 from transformers.integrations.mistral.tokenizer import convert_tekken_tokenizer
 
 from train.config import TinyModel
-from train.run import atomic_folder
 from udfs.errors import TrainingError
+from udfs.folders import atomic_folder
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat.jinja")
 

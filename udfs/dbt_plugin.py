@@ -18,7 +18,7 @@ from dbt.adapters.duckdb.utils import TargetConfig
 from dbt.adapters.events.logging import AdapterLogger
 
 from udfs import lake
-from udfs.errors import LakeError
+from udfs.errors import LakeError, TrajlakeError
 from udfs.functions import register_functions
 
 # Rows in flight between DuckDB and the Delta writer: DuckDB's own vector size, so that rows of
@@ -95,7 +95,11 @@ def store_python_model(
         return
     reader = result.to_reader() if isinstance(result, pa.Table) else result
     _check_contract(name, reader.schema, given["columns"])
-    lake.write(name, reader, options, report=_logger.info)
+    try:
+        lake.write(name, reader, options, report=_logger.info)
+    except TrajlakeError as error:
+        # dbt prints the whole traceback, and an error of ours says all there is to know.
+        raise error.with_traceback(None) from None
 
 
 def _check_contract(name: str, schema: pa.Schema, declared: Mapping[str, str]) -> None:
@@ -124,12 +128,11 @@ def _check_contract(name: str, schema: pa.Schema, declared: Mapping[str, str]) -
 
 
 def _input_versions(inputs: Mapping[str, str | None]) -> str:
-    """The versions of all that an SQL model reads, as JSON: Delta tables by their number, views
-    and seeds by their checksum."""
+    """The versions of all that an SQL model reads, as JSON: Delta tables by the number of the last
+    that changed rows, views and seeds by their checksum."""
     versions: dict[str, int | str | None] = {}
     for name, checksum in inputs.items():
-        table = lake.open_table(name) if checksum is None else None
-        versions[name] = table.version() if table is not None else checksum
+        versions[name] = lake.rows_version(name) if checksum is None else checksum
     return json.dumps(versions, sort_keys=True)
 
 

@@ -5,7 +5,9 @@ TrajlakeError
 ├── RefusedRecord        one raw record that no parser accepts (becomes a quarantine row)
 ├── LakeError            a Delta table that cannot be read or written as asked
 ├── WorkerError          a process beside this one that ended before it answered
-├── RatingError          a rater that cannot go on (dead key, budget, unknown model)
+├── EndpointError        a model endpoint that cannot be asked further (dead key, unknown model)
+├── Unanswered           one question that a model gave no usable answer to (see udfs.llm)
+├── RatingError          a rater that cannot go on
 ├── ExportError          an export that cannot be written
 └── TrainingError        a training run that cannot start or go on
 """
@@ -41,6 +43,10 @@ class LakeError(TrajlakeError):
 
 class WorkerError(TrajlakeError):
     """A process beside this one that ended before it answered."""
+
+
+class EndpointError(TrajlakeError):
+    """A model endpoint that cannot be asked further."""
 
 
 class RatingError(TrajlakeError):

@@ -18,8 +18,11 @@ from duckdb.sqltypes import DuckDBPyType
 
 from udfs import lake, settings, sources
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
+from udfs.rater import configured_raters, verification
 from udfs.recipes import checked_filter
-from udfs.schema import PARSED_RECORD, PART_GROUP, TRAJECTORY
+from udfs.schema import PARSED_RECORD, PART_GROUP, STEP, TRAJECTORY
+from udfs.standardizer.ledger import state
+from udfs.standardizer.shape import record_shapes
 from udfs.workers import Workers
 
 
@@ -55,6 +58,23 @@ FUNCTIONS = (
     ),
     Function("merge_parts", merge_parts, (pa.list_(TRAJECTORY),), TRAJECTORY, is_slow=True),
     Function("parser_versions", parser_versions, (), pa.string(), is_scalar=True),
+    Function(
+        "verify",
+        verification.verify_trajectories,
+        (pa.string(), pa.list_(STEP)),
+        verification.VERIFICATION,
+        is_slow=True,
+    ),
+    Function("configured_raters", configured_raters, (pa.string(),), pa.string(), is_scalar=True),
+    Function("verifier_version", verification.verifier_version, (), pa.string(), is_scalar=True),
+    Function("record_shape", record_shapes, (pa.binary(),), pa.string(), is_slow=True),
+    Function("standardizer_state", state, (), pa.string(), is_scalar=True),
+    Function(
+        "parser_settings",
+        sources.parser_settings,
+        (pa.string(), pa.string()),
+        sources.PARSER_SETTINGS,
+    ),
     Function("source_settings", sources.source_settings, (pa.string(),), sources.SETTINGS),
     Function("source_versions", sources.source_versions, (), pa.string(), is_scalar=True),
     Function(

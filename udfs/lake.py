@@ -3,7 +3,9 @@
 One write is one Delta commit: a build that is killed leaves the version before it. (An `upsert`
 commits the rows that replace others before those that are new; every row goes with the one it
 replaces.) Memory is bounded by a batch of rows and the Parquet writer's buffers, never by the
-table; an `upsert` holds 8 bytes a row of the table and the rows that replace others.
+table; an `upsert` holds 8 bytes a row of the table and the rows that replace others. A table that
+is written batch by batch gathers small files: where there are many, a write ends with a commit
+that puts them together. It changes no row, so nothing that reads the table is built again.
 
 | option             | values                                   | default     | meaning |
 |--------------------|------------------------------------------|-------------|---------|
@@ -30,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from duckdb_extensions import import_extension
 
 from udfs.errors import LakeError
@@ -41,6 +43,11 @@ _WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_grou
 
 # Rows replaced in one commit: their keys are spelt out in its predicate.
 _REPLACED_ROWS = 5_000
+
+# So many files smaller than this are put together into larger ones.
+_SMALL_FILES = 32
+_SMALL_FILE_BYTES = 16 * 1024 * 1024
+_LARGE_FILE_BYTES = 4 * _SMALL_FILE_BYTES
 
 # How often a long write says how far it is, in seconds.
 _PROGRESS_EVERY_S = 5.0
@@ -168,6 +175,12 @@ def commit_metadata(name: str) -> dict[str, Any]:
     return {}
 
 
+def rows_version(name: str) -> int | None:
+    """The newest version that changed a table's rows, None where there is no table."""
+    version = commit_metadata(name).get("version")
+    return None if version is None else int(version)
+
+
 def rebuild_key(name: str) -> str | None:
     """The rebuild key of a table's newest version: empty where it has none, None without table."""
     if open_table(name) is None:
@@ -248,7 +261,20 @@ def write(
         else:
             _insert(table, stream, options, commit)
         table = DeltaTable(table_path(name))
+    if options.commit == "batch":
+        _put_together(name, table, report)
     return counted.rows
+
+
+def _put_together(name: str, table: DeltaTable, report: Callable[[str], None]) -> None:
+    """Make few files of many small ones, in one commit that changes no row."""
+    sizes = pa.table(table.get_add_actions())["size_bytes"]
+    small = pc.sum(pc.less(sizes, _SMALL_FILE_BYTES)).as_py() or 0
+    if small >= _SMALL_FILES:
+        try:
+            table.optimize.compact(target_size=_LARGE_FILE_BYTES, writer_properties=_WRITER)
+        except CommitFailedError:
+            report(f"{name}: another build is putting its files together, they are left to it")
 
 
 def _in_utc(schema: pa.Schema) -> pa.Schema:

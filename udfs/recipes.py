@@ -51,9 +51,20 @@ FILTER_COLUMNS = pa.schema(
         ("rater_id", pa.string()),
         ("rate_model", pa.string()),
         ("rater_score", pa.float64()),  # 0..5; a row without one is never kept
+        ("success_probability", pa.float64()),  # 0..1; null where nothing is calibrated
         ("rating_status", pa.string()),
         ("rating_explanation", pa.string()),
         ("rated_at", pa.timestamp("us", tz="UTC")),
+        ("rater_votes", pa.int64()),
+        ("rater_spread", pa.float64()),  # null for a rater alone
+        ("rater_stddev", pa.float64()),
+        ("shown_share", pa.float64()),  # 1 where the rater read all of the trajectory
+        ("calls", pa.int32()),
+        ("calls_checked", pa.int32()),
+        ("format_ok", pa.bool_()),  # null where no call could be checked
+        ("first_failed_step", pa.int32()),
+        ("error_observations", pa.int32()),
+        ("error_classes", pa.list_(pa.string())),  # contains(error_classes, 'timeout')
     ]
 )
 

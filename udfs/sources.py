@@ -9,6 +9,7 @@ with documentation and lineage; what Trajlake reads stands under `config: meta:`
 | `format`          | the format of its records; detected record by record where it is missing |
 | `container`       | how a JSON file holds records: `lines`, `array`, `dictionary`, `record`  |
 | `thought_as_step` | true: a thought before an action is a step of its own                    |
+| `mapping`         | how records of a format of its own are read; see `udfs.formats.mapped`   |
 | `fields`          | JSON paths to what has other names there; see `udfs.formats.fields`      |
 | `environment`     | the environment that the agent acted in                                  |
 | `task_type`       | the kind of task                                                         |
@@ -29,11 +30,15 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from udfs.errors import ConfigError
 from udfs.formats import FORMATS
 from udfs.formats.fields import check_fields
+from udfs.formats.mapped import FORMAT as MAPPED
+from udfs.formats.mapped import check_mapping
+from udfs.formats.model_read import FORMAT as MODEL_READ
 
 SOURCES_FILE = Path(__file__).parent.parent / "models" / "bronze" / "sources.yml"
 
@@ -47,6 +52,7 @@ class SourceSettings:
     format: str | None = None
     container: str | None = None
     thought_as_step: bool | None = None
+    mapping: Mapping[str, Any] | None = None
     fields: Mapping[str, str] | None = None
     environment: str | None = None
     task_type: str | None = None
@@ -58,16 +64,21 @@ class SourceSettings:
     @property
     def parser_options(self) -> str | None:
         """What a parser is told, as JSON; None where there is nothing to tell."""
-        options = {"thought_as_step": self.thought_as_step, "fields": self.fields}
+        options = {
+            "thought_as_step": self.thought_as_step,
+            "fields": self.fields,
+            "mapping": self.mapping,
+        }
         given = {name: value for name, value in options.items() if value is not None}
         return json.dumps(given) if given else None
 
 
+# How a record is parsed, by `parser_settings(source, reading)`.
+PARSER_SETTINGS = pa.struct([("format", pa.string()), ("parser_options", pa.string())])
+
 # What SQL gets of a source, by `source_settings(source)`.
 SETTINGS = pa.struct(
     [
-        ("format", pa.string()),
-        ("parser_options", pa.string()),
         ("environment", pa.string()),
         ("task_type", pa.string()),
         ("model_name", pa.string()),
@@ -103,6 +114,9 @@ def _settings(path: Path, source: str, meta: dict[str, Any]) -> SourceSettings:
         if key == "fields":
             check_fields(value, where)
             continue
+        if key == "mapping":
+            check_mapping(value, f"{where}: mapping")
+            continue
         kind = bool if "bool" in str(known[key]) else str
         if not isinstance(value, kind):
             raise ConfigError(f"{where}: '{key}' is {value!r} and has to be a {kind.__name__}.")
@@ -112,6 +126,11 @@ def _settings(path: Path, source: str, meta: dict[str, Any]) -> SourceSettings:
             raise ConfigError(
                 f"{where}: {key} '{meta[key]}' does not exist. Choose from: {', '.join(values)}."
             )
+    if "mapping" in meta and "format" in meta:
+        raise ConfigError(
+            f"{where}: both 'format' and 'mapping'. A mapping says how records are read that have "
+            "none of the formats; remove one of them."
+        )
     return SourceSettings(**meta)
 
 
@@ -130,6 +149,38 @@ def source_settings(source: pa.Array) -> pa.Array:
         fields=list(SETTINGS),
     )
     return settings.take(encoded.indices)
+
+
+def parser_settings(source: pa.Array, reading: pa.Array) -> pa.Array:
+    """How a record is parsed, as structs of type `PARSER_SETTINGS`: what is declared for its
+    source, and what was learnt of the record.
+
+    Args:
+        source: strings, shape (n,).
+        reading: strings, shape (n,): JSON object with `mapping` or `answer`, as the model
+            `learned_records` gives it; null for nearly all records.
+    """
+    encoded = source.dictionary_encode()
+    declared = declared_sources()
+    found = [declared.get(name, SourceSettings()) for name in encoded.dictionary.to_pylist()]
+    formats = [MAPPED.name if each.mapping else each.format for each in found]
+    columns = [
+        pa.array(values, pa.string()).take(encoded.indices)
+        for values in (formats, [each.parser_options for each in found])
+    ]
+    if reading.null_count < len(reading):
+        is_learnt = reading.is_valid()
+        told = [json.loads(each) for each in reading.drop_null().to_pylist()]
+        given = [json.loads(each or "{}") for each in columns[1].filter(is_learnt).to_pylist()]
+        learnt = (
+            [(MAPPED if "mapping" in each else MODEL_READ).name for each in told],
+            [json.dumps(options | each) for options, each in zip(given, told, strict=True)],
+        )
+        columns = [
+            pc.replace_with_mask(column, is_learnt, pa.array(values, pa.string()))
+            for column, values in zip(columns, learnt, strict=True)
+        ]
+    return pa.StructArray.from_arrays(columns, fields=list(PARSER_SETTINGS))
 
 
 def source_versions() -> str:

@@ -26,3 +26,52 @@ transform(
 {% macro json_text(column, path) %}{{ return(adapter.dispatch("json_text")(column, path)) }}{% endmacro %}
 {% macro duckdb__json_text(column, path) %}json_extract_string({{ column }}, '{{ path }}'){% endmacro %}
 {% macro spark__json_text(column, path) %}get_json_object({{ column }}, '{{ path }}'){% endmacro %}
+
+
+{# The same with the path in a column. #}
+{% macro json_text_at(column, path) %}{{ return(adapter.dispatch("json_text_at")(column, path)) }}{% endmacro %}
+{% macro duckdb__json_text_at(column, path) %}json_extract_string({{ column }}, {{ path }}){% endmacro %}
+{% macro spark__json_text_at(column, path) %}get_json_object({{ column }}, {{ path }}){% endmacro %}
+
+
+{# How many characters the agent put out in a list of steps. #}
+{% macro output_characters(steps) %}{{ return(adapter.dispatch("output_characters")(steps)) }}{% endmacro %}
+{% macro duckdb__output_characters(steps) -%}
+cast(coalesce(list_sum(list_transform({{ steps }}, lambda step: coalesce(length(step.output), 0))), 0) as bigint)
+{%- endmacro %}
+{% macro spark__output_characters(steps) -%}
+aggregate({{ steps }}, cast(0 as bigint), (sum, step) -> sum + coalesce(length(step.output), 0))
+{%- endmacro %}
+
+
+{#
+    The value at `x` of the line through knots (a list of STRUCT(score, probability), scores
+    rising); before the first and behind the last knot it goes on level. Null where x is null.
+#}
+{% macro interpolated(knots, x) -%}
+case when {{ x }} is not null then {{ adapter.dispatch("interpolated")(knots, x) }} end
+{%- endmacro %}
+{% macro duckdb__interpolated(knots, x) -%}
+list_reduce(
+            list_transform({{ knots }}, lambda knot: knot.probability),
+            lambda before, after, i: before + (after - before) * greatest(0.0, least(
+                1.0,
+                ({{ x }} - {{ knots }}[i - 1].score)
+                / ({{ knots }}[i].score - {{ knots }}[i - 1].score)
+            ))
+        )
+{%- endmacro %}
+{% macro spark__interpolated(knots, x) -%}
+aggregate(
+            slice(sequence(1, size({{ knots }})), 2, size({{ knots }})),
+            element_at({{ knots }}, 1).probability,
+            (before, i) -> before + (element_at({{ knots }}, i).probability - before) * greatest(
+                0.0D,
+                least(
+                    1.0D,
+                    ({{ x }} - element_at({{ knots }}, i - 1).score)
+                    / (element_at({{ knots }}, i).score - element_at({{ knots }}, i - 1).score)
+                )
+            )
+        )
+{%- endmacro %}

@@ -11,6 +11,25 @@
 
 
 {#
+    What is known of records that no format fits: a short text that changes when more is learnt,
+    empty while nothing is.
+#}
+{% macro learned_state() %}
+    {%- if not execute -%} {{ return("") }} {%- endif -%}
+    {{ return(run_query("select standardizer_state()").columns[0].values()[0]) }}
+{% endmacro %}
+
+
+{#
+    Whether records that no format fits are looked at: a model is named that can be asked about
+    them, or one was asked before.
+#}
+{% macro looks_at_unknown_records() -%}
+    {{ return("true" if var("standardizer_model") or learned_state() else "false") }}
+{%- endmacro %}
+
+
+{#
     Whether a raw record is not among those of the table that is being added to; `among` says
     which column of the table has their ids.
 #}
@@ -45,15 +64,18 @@
 
 
 {#
-    The raw records of some ids, each with its source's settings beside it. To be written where it
-    is read: DuckDB would hold what two parts of a query share, with all bytes, in memory.
+    The raw records of some ids, each with what its source and what was learnt say of reading it.
+    To be written where it is read: DuckDB would hold what two parts of a query share, with all
+    bytes, in memory.
 #}
 {% macro records_of(ids) -%}
 (
             select
-                *,
-                source_settings(source) as settings,
-            from {{ ref("raw_records") }}
+                raw_records.*,
+                parser_settings(raw_records.source, learned_records.reading) as settings,
+            from {{ ref("raw_records") }} as raw_records
+            left join {{ ref("learned_records") }} as learned_records
+                using (raw_record_id)
             where raw_record_id in (select raw_record_id from {{ ids }})
         )
 {%- endmacro %}

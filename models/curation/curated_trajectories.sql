@@ -1,14 +1,17 @@
 {{ config(materialized="delta", on_schema_change="replace") }}
 
-with trajectories as (
+with rated_trajectories as (
 
-    select * from {{ ref("trajectories") }}
+    select * from {{ ref("rated_trajectories") }}
 
 ),
 
-rated_trajectories as (
+task_keys as (
 
-    select * from {{ ref("rated_trajectories") }}
+    select
+        trajectory_id,
+        task_key,
+    from {{ ref("task_keys") }}
 
 ),
 
@@ -27,44 +30,14 @@ recipes as (
 
 ),
 
--- Some sources open every run with the same instruction and name the task later. Taken for a
--- task, such a text would put a whole source into one split. A task that was run again and
--- again under ids of its own is hardly ever there twenty times.
-instructions as (
-
-    select
-        source,
-        {{ query_md5("user_query") }} as query_md5,
-    from trajectories
-    group by 1, 2
-    having count(distinct task_id) >= 20
-
-),
-
-asked as (
-
-    select
-        *,
-        {{ query_md5("user_query") }} as query_md5,
-    from rated_trajectories
-
-),
-
 measured as (
 
     select
-        asked.*,
-        md5(coalesce(
-            case when instructions.query_md5 is null then 'query ' || asked.query_md5 end,
-            'task ' || asked.source || ' ' || asked.task_id,
-            'trajectory ' || asked.trajectory_id
-        )) as task_key,
-        {{ has_trainable_output("asked.steps") }} as has_trainable_output,
-    from asked
-    left join instructions
-        on
-            asked.source = instructions.source
-            and asked.query_md5 = instructions.query_md5
+        rated_trajectories.*,
+        task_keys.task_key,
+        {{ has_trainable_output("rated_trajectories.steps") }} as has_trainable_output,
+    from rated_trajectories
+    left join task_keys on rated_trajectories.trajectory_id = task_keys.trajectory_id
 
 ),
 

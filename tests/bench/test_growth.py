@@ -41,8 +41,8 @@ duckdb.sql(f"copy (from read_json('{sys.argv[1]}')) to '{sys.argv[2]}' (format p
 FLOORS = {
     "landing": ["dbt", "run", "--quiet", "--select", "raw_records"],
     "standardizer": ["dbt", "run", "--quiet", "--select", "trajectories", "quarantine", "steps"],
-    "rating (rules)": ["dbt", "run", "--quiet", "--select", "ratings", "rated_trajectories"],
     "seeds": ["dbt", "seed", "--quiet"],
+    "rating (rules)": ["dbt", "run", "--quiet", "--select", "models/rating"],
     "curation, plan, samples": ["dbt", "run", "--quiet",
                                 "--select", "models/curation", "models/marts"],
     "export": ["trajlake", "export", "default"],

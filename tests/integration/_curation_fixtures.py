@@ -23,6 +23,8 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 from udfs.lake import load_delta_extension
+from udfs.rater import RulesRater, calibration
+from udfs.rater.verification import VERIFICATION
 from udfs.recipes import FILTER_COLUMNS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -42,10 +44,16 @@ _RATING_COLUMNS = (
     "rater_id",
     "rate_model",
     "rater_score",
+    "success_probability",
     "rating_status",
     "rating_explanation",
     "rated_at",
+    "rater_votes",
+    "rater_spread",
+    "rater_stddev",
+    "shown_share",
 )
+_VERIFICATION_COLUMNS = tuple(f.name for f in VERIFICATION if f.name in FILTER_COLUMNS.names)
 _RECORD = pa.schema([("raw_record_id", pa.string()), ("source", pa.string())])
 _RATING = pa.schema(
     [
@@ -58,6 +66,8 @@ _RATING = pa.schema(
         ("rater_score", pa.float64()),
         ("explanation", pa.string()),
         ("status", pa.string()),
+        ("cost_usd", pa.float64()),
+        ("shown_share", pa.float64()),
         ("attempt", pa.int32()),
         ("rated_at", pa.timestamp("us", tz="UTC")),
     ]
@@ -150,7 +160,7 @@ class Workspace:
             row["content_sha256"]: {
                 "rating_id": row["content_sha256"],
                 "content_sha256": row["content_sha256"],
-                "rater_id": "rules-id",
+                "rater_id": RulesRater().identity.rater_id,
                 "rater": "rules",
                 "rate_model": "rules",
                 "rate_parameters": "{}",
@@ -164,9 +174,18 @@ class Workspace:
             ).to_pylist()
             if row["rating_status"]
         }
+        verifications = trajectories.select(
+            ["trajectory_id", "content_sha256", *_VERIFICATION_COLUMNS]
+        )
+        for field in VERIFICATION:
+            if field.name not in _VERIFICATION_COLUMNS:
+                nulls = pa.nulls(verifications.num_rows, field.type)
+                verifications = verifications.append_column(field, nulls)
         quarantine = pa.Table.from_pylist(list(refused), _RECORD)
         tables = {
-            "trajectories": trajectories.drop_columns(list(_RATING_COLUMNS)),
+            "trajectories": trajectories.drop_columns([*_RATING_COLUMNS, *_VERIFICATION_COLUMNS]),
+            "verifications": verifications,
+            "rating_calibrations": calibration.SCHEMA.empty_table(),
             "quarantine": quarantine,
             "raw_records": pa.concat_tables([trajectories.select(_RECORD.names), quarantine]),
             "ratings": pa.Table.from_pylist(list(ratings.values()), _RATING),
@@ -182,7 +201,8 @@ class Workspace:
 
     def build(self, ok: bool = True) -> str:
         """Build and test everything from the seeds on; gives what dbt printed."""
-        models = ("rated_trajectories", "curation", "marts")
+        rating = ("raters", "committee_ratings", "rated_trajectories", "task_keys")
+        models = (*rating, "curation", "marts")
         return self._dbt("build", "recipes", "recipe_sources", *models, ok=ok)
 
     def run(self, *models: str) -> None:

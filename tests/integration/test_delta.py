@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from udfs import lake
+from udfs.dbt_plugin import store_python_model
+from udfs.errors import EndpointError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +94,12 @@ def version(table: str) -> int:
     found = lake.open_table(table)
     assert found is not None
     return int(found.version())
+
+
+def files(table: str) -> int:
+    found = lake.open_table(table)
+    assert found is not None
+    return len(found.file_uris())
 
 
 def test_an_overwritten_table_gets_a_version_only_when_something_changed(
@@ -255,6 +265,52 @@ def test_a_python_model_streams_and_can_commit_every_batch(
     assert "i: declared VARCHAR, returned BIGINT" in project.build(ok=False)
 
 
+def test_small_files_are_put_together_and_nothing_is_built_again(
+    project: Project, rows: Callable[[str], list[tuple[object, ...]]]
+) -> None:
+    model = """
+        def model(dbt, session):
+            import pyarrow as pa
+
+            schema = pa.schema([("i", pa.int64())])
+            batches = (pa.RecordBatch.from_pylist([{{"i": n}}], schema) for n in range({}))
+            return pa.RecordBatchReader.from_batches(schema, batches)
+        """
+    project.write("models/p.py", model.format(31))
+    project.write(
+        "models/p.yml",
+        """
+        models:
+            - name: p
+              config: { materialized: delta, strategy: append, commit: batch }
+              columns: [{ name: i, data_type: bigint }]
+        """,
+    )
+    project.model("counted", "select count(*) as n from {{ ref('p') }}")
+    project.build()
+    assert files("p") == 31
+
+    project.write("models/p.py", model.format(2))
+    project.build()
+    assert files("p") == 1 and version("p") == 31 + 2 + 1
+    assert rows("counted") == [(33,)]
+
+    built = version("counted")
+    project.write("models/p.py", model.format(0))
+    project.build()
+    assert version("counted") == built
+
+    # Downstream of an older version, the tidying up alone is no reason to build anew.
+    project.write("models/p.py", model.format(1))
+    project.build()
+    assert rows("counted") == [(34,)]
+    built = version("counted")
+    lake.open_table("p").optimize.compact()  # type: ignore[union-attr]
+    project.write("models/p.py", model.format(0))
+    project.build()
+    assert files("p") == 1 and version("counted") == built
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -305,3 +361,20 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
         [sys.executable, "-c", script], cwd=PROJECT, text=True, capture_output=True, check=True
     )
     assert int(done.stdout) < 500, f"{done.stdout.strip()} MB more for a stream of 1,000 MB"
+
+
+def test_an_error_of_ours_is_not_buried_below_its_frames(workplace: Path) -> None:
+    """dbt prints a Python model's traceback in full, and the message comes last."""
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        raise EndpointError("The key is refused.")
+        yield
+
+    reader = pa.RecordBatchReader.from_batches(pa.schema([("i", pa.int64())]), rows())
+
+    options = {"strategy": "insert", "unique_key": "i", "commit": "batch"}
+    config = json.dumps({"options": options, "columns": {"i": "bigint"}})
+    with pytest.raises(EndpointError, match="The key is refused") as caught:
+        store_python_model(reader, "ratings", config)
+
+    assert [frame.name for frame in caught.traceback][1:] == ["store_python_model"]

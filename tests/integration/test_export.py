@@ -131,7 +131,9 @@ def test_the_manifest_says_what_is_in_an_export_and_what_it_is_from(
     assert set(manifest["tables"]) == {
         "raw_records",
         "trajectories",
+        "verifications",
         "ratings",
+        "rating_calibrations",
         "recipe_settings",
         "curated_trajectories",
         "sft_samples",

@@ -43,7 +43,7 @@ def test_a_build_rates_by_rules_and_then_by_a_judge(
             for query in ("task 4", "task 5 do:prose")
         )
     )
-    run("dbt", "run", "--select", "+rated_trajectories")
+    run("dbt", "build", "--select", "+rated_trajectories")
     assert rated(workplace) == {
         "task 4": ("rules", 5.0, "ok"),
         "task 5 do:prose": ("rules", 5.0, "ok"),
@@ -53,7 +53,7 @@ def test_a_build_rates_by_rules_and_then_by_a_judge(
     monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     settings = "{rater: openai, rater_model: judge-1}"
-    run("dbt", "build", "--select", "ratings", "rated_trajectories", "--vars", settings)
+    run("dbt", "build", "--select", "+rated_trajectories", "--vars", settings)
     judge.close()
 
     assert rated(workplace) == {
@@ -63,3 +63,41 @@ def test_a_build_rates_by_rules_and_then_by_a_judge(
     assert judge.bodies[0]["temperature"] == 0
     with lake.connect() as connection:
         assert connection.sql("select count(*) from ratings").fetchall() == [(4,)]
+
+
+def test_another_context_rates_again_and_a_build_takes_no_offence(
+    workplace: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shortened run is rated anew by a larger context: a second settled rating of one rater."""
+    chats = workplace / "raw" / "chats"
+    chats.mkdir()
+    turns = [
+        {"role": "user", "content": "task 4"},
+        {"role": "assistant", "content": "It is 42. " * 3_000},
+    ]
+    (chats / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    judge = JudgeServer()
+    monkeypatch.setenv("OPENAI_BASE_URL", judge.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+
+    def build(context_tokens: int, long: str) -> tuple[Any, ...]:
+        settings = {
+            "rater": "openai",
+            "rater_model": "judge-1",
+            "rater_context_tokens": context_tokens,
+            "rater_long": long,
+        }
+        run("dbt", "build", "--select", "+rated_trajectories", "--vars", json.dumps(settings))
+        with duckdb.connect(workplace / "trajlake.duckdb", read_only=True) as connection:
+            lake.load_delta_extension(connection)
+            (found,) = connection.sql(
+                "select rater_score, rating_status, shown_share from rated_trajectories"
+            ).fetchall()
+        return found
+
+    small, large = build(4_000, "shorten"), build(6_000, "shorten")
+    assert small[:2] == large[:2] == (4.0, "ok") and 0 < small[2] < large[2] < 1
+    # The older score stays, and says how much was read for it.
+    assert build(6_000, "too_long") == large
+    judge.close()
+    assert len(judge.bodies) == 2

@@ -1,4 +1,4 @@
-"""Data sets with a shape of their own: OpenAssistant, API-Bank, xlam-60k; Lumos and CodeAct."""
+"""Data sets with a shape of their own: OpenAssistant, API-Bank, xlam-60k; Lumos, CodeAct, …"""
 
 from __future__ import annotations
 
@@ -125,6 +125,36 @@ def test_api_bank_dialogue_is_a_run(turns: list[Any]) -> None:
     ]
 
 
+TASK: dict[str, Any] = {
+    "requirement": "Tell me where parcel 17 is.",
+    "response": "It is in Lyon.",
+    "apis": [
+        {
+            "api_name": "ToolSearcher",
+            "input": {"keywords": "Track"},
+            "output": {"output": {"name": "Track"}, "exception": None},
+        },
+        {"api_name": "Track", "input": {"parcel": 17}, "output": {"output": "Lyon"}},
+    ],
+}
+
+
+def test_api_bank_task_has_a_step_for_every_call_and_the_response() -> None:
+    record = TASK | {"id": 5}
+    (trajectory,) = parsed(record)
+    assert (trajectory.user_query, trajectory.task_id) == ("Tell me where parcel 17 is.", "5")
+    assert [step.output for step in trajectory.steps] == [None, None, "It is in Lyon."]
+    assert trajectory.steps[0].input == trajectory.user_query
+    assert trajectory.steps[1].tool_calls == [(None, "Track", '{"parcel":17}')]
+    assert trajectory.steps[1].observations == [("environment", "Track", None, '{"output":"Lyon"}')]
+    assert detect(record)[0].to_source(trajectory) == TASK
+    broken: list[dict[str, Any]] = [{"apis": [{}]}, {"response": None}]
+    for wrong in broken:
+        with pytest.raises(RefusedRecord) as refused:
+            parsed(TASK | wrong)
+        assert "Nearest is api_bank_task" in refused.value.detail
+
+
 def test_api_bank_training_row_is_one_step() -> None:
     row = {"instruction": "Write the request.", "input": "User: Where?", "output": "[Track()]"}
     (trajectory,) = parsed(row | {"api_id": 3})
@@ -196,3 +226,30 @@ def test_lumos_codeact_and_agentinstruct_are_chats() -> None:
         turns = record.get("messages") or record["conversations"]
         assert detect(record)[0].to_source(trajectory) == turns
     assert parsed(operating_system)[0].steps[2].input is None
+
+
+def test_turns_of_a_table_with_nulls_are_chats() -> None:
+    def turn(role: str, content: str | None, **more: Any) -> dict[str, Any]:
+        rest = {"name": None, "tool_call_id": None, "tool_calls": None}
+        return {"content": content, "role": role} | rest | more
+
+    call = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
+    record = {
+        "trajectory_id": "t1",
+        "instance_id": "kites__kites-17",
+        "trajectory": [
+            turn("system", "You fix bugs."),
+            turn("user", "The kite falls."),
+            turn("assistant", "I look.", tool_calls=[call]),
+            turn("tool", "kite.py", name="bash", tool_call_id="c1"),
+            turn("assistant", "Done."),
+        ],
+        "exit_status": "submit",
+        "resolved": 1,
+        "gen_tests_correct": None,
+    }
+    (trajectory,) = parsed(record)
+    assert (trajectory.task_id, trajectory.score) == ("kites__kites-17", 1.0)
+    assert [step.output for step in trajectory.steps] == ["I look.", "Done."]
+    assert trajectory.steps[0].observations == [("environment", "bash", "c1", "kite.py")]
+    assert detect(record)[0].to_source(trajectory) == record["trajectory"]

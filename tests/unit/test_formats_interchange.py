@@ -169,6 +169,53 @@ def test_xlam_steps_hold_thought_calls_and_the_users_words() -> None:
     assert second.observations == [("user", None, None, "Thanks.")]
 
 
+def test_atif_steps_that_no_model_made_here_are_not_trained_on() -> None:
+    made: dict[str, Any] = {"source": "agent", "message": "a"}
+    steps = [made, made | {"is_copied_context": True}, made | {"llm_call_count": 0}]
+    steps += [made | {"is_copied_context": False, "llm_call_count": 2}]
+    record = ATIF | {"steps": [step | {"step_id": n} for n, step in enumerate(steps, start=1)]}
+    trajectory = parsed(record)
+    assert [step.is_trainable for step in trajectory.steps] == [True, False, False, True]
+    assert detect(record)[0].to_source(trajectory) == record["steps"]
+
+
+@pytest.mark.parametrize("source", ["user", "user_msg", "environment"])
+def test_adp_knows_the_user_by_either_name_and_objects_as_json(source: str) -> None:
+    shown = {"class_": "json_observation", "source": "environment", "content": {"n": 17}}
+    said = {"class_": "text_observation", "source": source, "content": "Where?"}
+    record = {"id": "a", "content": [ADP["content"][1], shown, said, ADP["content"][-1]]}
+    trajectory = parsed(record)
+    seen = trajectory.steps[0].observations
+    assert seen[0] == ("environment", None, None, '{"n":17}')
+    assert trajectory.steps[1].input == (None if source == "environment" else "Where?")
+    assert detect(record)[0].to_source(trajectory) == record["content"]
+
+
+def test_xlam_conversation_is_the_run_that_its_instruction_begins() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "track", "arguments": {"n": 17}}}
+    record = {
+        "unique_trajectory_id": "t1",
+        "task_instruction": "Answer with tools.",
+        "few_shot_examples": [],
+        "tools": [{"name": "track"}],
+        "conversation": [
+            {"role": "user", "content": "Where?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "in Lyon"},
+            {"role": "assistant", "content": "In Lyon."},
+        ],
+    }
+    assert detect(record)[0].name == "xlam"
+    trajectory = parsed(record)
+    assert (trajectory.task_id, trajectory.system_prompt) == ("t1", "Answer with tools.")
+    assert trajectory.steps[0].tool_calls == [("c1", "track", '{"n":17}')]
+    assert trajectory.steps[0].observations == [("environment", None, "c1", "in Lyon")]
+    assert [step.output for step in trajectory.steps] == ["", "In Lyon."]
+    assert detect(record)[0].to_source(trajectory) == record["conversation"]
+    without = {key: record[key] for key in record if key != "task_instruction"}
+    assert detect(without)[0].name == "chat"
+
+
 def test_agentohana_history_is_no_input() -> None:
     trajectory = parsed(OHANA)
     assert (trajectory.user_query, trajectory.model_name, trajectory.score) == ("Where?", "m", 1.0)
@@ -282,8 +329,7 @@ def adp_problems(record: dict[str, Any]) -> list[str]:
     for item, after in zip(items, [*items[1:], None], strict=True):
         name = item.get("tool_call_id")
         if item["class_"] == "api_action":
-            is_followed = after is not None and after["class_"] == "text_observation"
-            if name is None and is_followed and after.get("tool_call_id"):
+            if name is None and after is not None and after["class_"] == "text_observation":
                 problems.append("a call before its answer has no id")
             if name in calls:
                 problems.append(f"{name} is used twice")

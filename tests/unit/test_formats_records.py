@@ -22,7 +22,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "raw"
 
 # Source → format → trajectories; the rest is in REFUSED.
 SAMPLE_FORMATS = {
-    "booking_dialogues": {"api_bank": 2, "instruction": 2},
+    "booking_dialogues": {"api_bank": 2, "api_bank_task": 1, "instruction": 2},
     "calculator_calls": {"chat": 9},
     "code_repairs": {"openhands": 1, "role_text": 1, "swe_agent": 1},
     "exchanged": {"adp": 1, "agentohana": 1, "atif": 1, "xlam": 1},
@@ -43,6 +43,8 @@ SAMPLE_FORMATS = {
         "mind2web_step": 2,
         "web_program": 2,
         "web_states": 2,
+        "weblinx": 1,
+        "weblinx_step": 2,
     },
     "support_chat": {"chat": 9},
     "tool_use": {"toolalpaca": 8},
@@ -273,6 +275,11 @@ def source_of(name: str, record: Any, trajectory: Any, layout: Any) -> Any:
         return [{name: record[name] for name in ("messages", "prompt", "output")}]
     if name in SINGLE_STEPS:
         return SINGLE_STEPS[name](record)
+    if name == "api_bank_task":
+        return {key: record[key] for key in ("requirement", "apis", "response")}
+    if name == "weblinx_step":
+        shown = ("turn", "clean_html", "utterances", "viewport", "candidates", "action")
+        return [{key: record[key] for key in shown}]
     if name == "screen_step":
         return [record]
     if name in ("toolalpaca_eval", "function_calls"):
@@ -325,6 +332,8 @@ STRUCTURE = {
     "role_text": ("target",),
     "mind2web": ("confirmed_task", "annotation_id"),
     "mind2web_step": ("confirmed_task", "annotation_id", "cleaned_html"),
+    "weblinx": ("shortcode",),
+    "weblinx_step": ("demo",),
     "step_dicts": ("task_description", "instruction", "goal"),
 }
 VERDICTS = ("reward", "resolved", "win", "target")

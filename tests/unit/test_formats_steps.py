@@ -168,6 +168,72 @@ MIND2WEB_STEP = {key: value for key, value in MIND2WEB.items() if key != "action
     "pos_candidates": [json.dumps({"tag": "input"})],
 }
 
+ELEMENT = {"tagName": "A", "xpath": 'id("k")/a[1]', "textContent": "Kites"}
+WEBLINX: dict[str, Any] = {
+    "shortcode": "kite1",
+    "form": {"description": "Buy a kite", "tasks": ["Shopping"]},
+    "replay": {
+        "data": [
+            {"type": "chat", "timestamp": 1.5, "speaker": "instructor", "utterance": "Hello."},
+            {"type": "chat", "timestamp": 2.0, "speaker": "navigator", "utterance": "Hi."},
+            {
+                "type": "browser",
+                "timestamp": 3.0,
+                "state": {"page": None, "screenshot": None},
+                "action": {
+                    "intent": "load",
+                    "arguments": {
+                        "metadata": {"url": "https://kites.example/", "mouseX": 0},
+                        "properties": {"transitionType": "typed"},
+                    },
+                },
+            },
+            {
+                "type": "chat",
+                "timestamp": 4.0,
+                "speaker": "instructor",
+                "utterance": "Please look at the kites.",
+            },
+            {
+                "type": "browser",
+                "timestamp": 5.0,
+                "state": {"page": "page-1-0.html", "screenshot": "screenshot-1-0.png"},
+                "action": {
+                    "intent": "click",
+                    "arguments": {
+                        "metadata": {"url": "https://kites.example/", "mouseX": 7},
+                        "properties": {"clientX": 7.0},
+                        "element": ELEMENT | {"outerHTML": "<a>Kites</a>", "bbox": {"x": 1}},
+                    },
+                },
+            },
+            {
+                "type": "browser",
+                "timestamp": 6.0,
+                "state": {"page": None, "screenshot": None},
+                "action": {
+                    "intent": "tabswitch",
+                    "arguments": {
+                        "metadata": {"url": ""},
+                        "properties": {"tabId": 8, "tabIdOrigin": 7, "windowId": 1},
+                    },
+                },
+            },
+        ]
+    },
+}
+WEBLINX_STEP: dict[str, Any] = {
+    "demo": "kite1",
+    "turn": 6,
+    "action": 'click(uid="a1b2")',
+    "action_history": 'say(speaker="navigator", utterance="Hi.")',
+    "utterances": "[00:05] Please look at the kites. ;",
+    "candidates": "(uid = a1b2) [[tag]] a [[text]] Kites",
+    "clean_html": '(html(body(a data-webtasks-id="a1b2" Kites)))',
+    "viewport": "746h x 1536w",
+}
+WEBLINX_SHOWN = ("turn", "clean_html", "utterances", "viewport", "candidates", "action")
+
 CHAT_SOURCE = {name: CHAT_STEP[name] for name in ("messages", "prompt", "output")}
 
 # Format → (record, what `to_source` has to give).
@@ -181,8 +247,15 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "form_answer": (FORM_ANSWER, FORM_ANSWER["Answer"]),
     "chat_step": (CHAT_STEP, [CHAT_SOURCE]),
     "mind2web_step": (MIND2WEB_STEP, [MIND2WEB_STEP["operation"]]),
+    "weblinx": (WEBLINX, WEBLINX["replay"]),
+    "weblinx_step": (WEBLINX_STEP, [{key: WEBLINX_STEP[key] for key in WEBLINX_SHOWN}]),
 }
-PARTS = {"screen_step": SCREEN_STEP, "chat_step": CHAT_STEP, "mind2web_step": MIND2WEB_STEP}
+PARTS = {
+    "screen_step": SCREEN_STEP,
+    "chat_step": CHAT_STEP,
+    "mind2web_step": MIND2WEB_STEP,
+    "weblinx_step": WEBLINX_STEP,
+}
 
 
 def parse(record: Any, name: str | None = None) -> Trajectory:
@@ -239,6 +312,76 @@ def test_mind2web_names_operation_and_element() -> None:
     assert json.loads(call.arguments or "")["pos_candidates"][0]["backend_node_id"] == "9"
     assert run.steps[0].observations[0].content == "<html backend_node_id='1'>page 1</html>"
     assert run.steps[1].observations == []
+
+
+def test_weblinx_has_a_step_for_all_that_the_navigator_says_and_does() -> None:
+    for record in (WEBLINX, WEBLINX["replay"], WEBLINX["replay"] | {"shortcode": "kite1"}):
+        run = parse(record)
+        assert detect(record)[0].name == "weblinx"
+        assert [step.output for step in run.steps] == ["Hi.", None, None, None]
+        assert [step.input for step in run.steps] == [
+            "Hello.",
+            None,
+            "Please look at the kites.",
+            None,
+        ]
+        calls = [(call.name, json.loads(call.arguments or "")) for call in run.steps[1].tool_calls]
+        assert calls == [("load", {"url": "https://kites.example/"})]
+        # The page was loaded before the instructor spoke of it.
+        assert run.steps[1].observations == [
+            Observation("environment", "page", None, "page-1-0.html"),
+            Observation("environment", "screenshot", None, "screenshot-1-0.png"),
+        ]
+        (click,), (switch,) = (step.tool_calls for step in run.steps[2:])
+        assert (click.name, json.loads(click.arguments or "")) == ("click", {"element": ELEMENT})
+        assert json.loads(switch.arguments or "") == {"tabId": 8, "tabIdOrigin": 7}
+    assert parse(WEBLINX).task_id == "kite1"
+    assert parse(WEBLINX).other_information["form"] == WEBLINX["form"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (
+            {"type": "chat", "timestamp": 1, "speaker": "parrot", "utterance": "a"},
+            "unexpected_item",
+        ),
+        ({"type": "browser", "timestamp": 1, "action": {"intent": 3}}, "unexpected_item"),
+        ({"type": "chat", "timestamp": 1, "speaker": "instructor", "utterance": "a"}, "no_steps"),
+    ],
+)
+def test_weblinx_turns_that_are_not_understood_are_refused(turn: Any, reason: str) -> None:
+    with pytest.raises(RefusedRecord) as refused:
+        parse({"data": [turn]}, "weblinx")
+    assert refused.value.reason == reason
+
+
+def test_weblinx_rows_are_one_run_in_the_order_of_turns() -> None:
+    later = WEBLINX_STEP | {"turn": 9, "action": "scroll(x=0, y=40)", "action_history": "click"}
+    assert parse(WEBLINX_STEP).part_of == ("kite1", 6.0, None, False)
+    made = merged(WEBLINX_STEP, later)  # type: ignore[arg-type]
+    assert (made["task_id"], made["user_query"]) == ("kite1", WEBLINX_STEP["utterances"])
+    assert [step["output"] for step in made["steps"]] == [WEBLINX_STEP["action"], later["action"]]
+    shown = ("clean_html", "utterances", "viewport", "candidates")
+    assert made["steps"][1]["input"] == "\n\n".join(later[name] for name in shown)
+    assert "_missing_positions" not in json.loads(made["other_information"])
+    assert format_named("weblinx_step").to_source(Trajectory.from_row(made)) == [
+        {key: row[key] for key in WEBLINX_SHOWN} for row in (WEBLINX_STEP, later)
+    ]
+    for name, wrong in (("turn", "6"), ("action", None), ("demo", [])):
+        with pytest.raises(RefusedRecord) as refused:
+            parse(WEBLINX_STEP | {name: wrong}, "weblinx_step")
+        assert refused.value.reason == "unexpected_step"
+
+
+def test_a_mask_says_which_answers_are_trained_on() -> None:
+    def run(*masks: bool | None) -> list[bool]:
+        turns = [{"role": "user", "text": "a", "mask": False}]
+        turns += [{"role": "ai", "text": "b"} | ({} if m is None else {"mask": m}) for m in masks]
+        return [step.is_trainable for step in parse({"trajectory": turns}, "role_text").steps]
+
+    assert run(True, False, None) == [True, False, True]
+    assert run(False, False) == run(None, None) == [True, True]
 
 
 def test_step_dicts_follow_the_order_in_which_they_are_written() -> None:
@@ -330,6 +473,7 @@ def test_parts_say_where_they_belong(name: str) -> None:
         "screen_step": ("77", 2.0, 4, True),
         "chat_step": ("shop_runs/shop_12", 1.0, None, False),
         "mind2web_step": ("a1", 1.0, 2, True),
+        "weblinx_step": ("kite1", 6.0, None, False),
     }[name] == part
 
 

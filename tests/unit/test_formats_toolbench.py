@@ -133,6 +133,45 @@ def test_a_search_without_messages_begins_with_the_query() -> None:
     assert (failed.steps[0].input, failed.score) == ("Where is it?", 0.0)
 
 
+def chain(*names: str, **last: Any) -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = []
+    for name in names:
+        nodes += [
+            {"node_type": "Action", "description": name, "pruned": False},
+            {"node_type": "Action Input", "description": "{}", "observation": f"{name} ran"},
+        ]
+    nodes[-1] |= last
+    return nodes
+
+
+def test_every_try_of_a_chain_without_search_is_a_run() -> None:
+    tries = [
+        {"chain": chain("track", "Finish", observation_code=4), "win": False},
+        {"chain": chain("find", "Finish", observation_code=3), "win": False},
+        {"chain": [], "win": False},
+    ]
+    record = {
+        "win": True,
+        "try_count": 3,
+        "trys": tries,
+        "answer_generation": {"query": "Where?", "function": [{"name": "track"}]},
+    }
+    answer, failed = parsed(record)
+    assert (answer.score, failed.score) == (1.0, 0.0)
+    assert [call.name for step in answer.steps for call in step.tool_calls] == ["find", "Finish"]
+    assert [step.observations[0].content for step in failed.steps] == ["track ran", "Finish ran"]
+    assert answer.other_information["trys"] == [{"win": False}] * 3
+    assert [detect(record)[0].to_source(run) for run in (answer, failed)] == [
+        tries[1]["chain"],
+        tries[0]["chain"],
+    ]
+    broken: tuple[Any, ...] = (None, [], [{}], [{"chain": [3]}])
+    for wrong in broken:
+        with pytest.raises(RefusedRecord) as refused:
+            parsed(record | {"trys": wrong})
+        assert "`trys` is no list of objects with a `chain`" in refused.value.detail
+
+
 def test_thoughts_that_call_nothing_are_steps() -> None:
     record = tree(node("Thought", "a", node("Thought", "b", GIVE_UP)), win=False)
     (failed,) = parsed(record)
@@ -192,6 +231,19 @@ def test_answer_details_are_a_run(used: Any) -> None:
         {"role": "assistant", "message": "I look."},
         {"role": "tool", "message": used},
     ]
+
+
+def test_a_printed_call_that_is_cut_keeps_its_name_and_its_text() -> None:
+    whole = str({"name": "track", "arguments": '{"n": "it\'s 17"}', "response": "in Lyon " * 40})
+    cut = str({"name": "Finish", "arguments": "x" * 200, "response": ""})[:100]
+    run = message("user", "Where?", message("tool", whole[:100], message("tool", cut)))
+    (trajectory,) = parsed({"query": "Where?", "answer": {"answer_details": [run]}})
+    first, last = trajectory.steps
+    assert first.tool_calls == [(None, "track", '{"n": "it\'s 17"}')]
+    assert first.observations == [("environment", "track", None, whole[:100])]
+    assert last.tool_calls == [(None, "Finish", None)]
+    source = detect({"answer": {"answer_details": [run]}})[0].to_source(trajectory)
+    assert [node["message"] for node in source] == ["Where?", whole[:100], cut]
 
 
 def test_answer_details_with_two_ends_are_two_runs() -> None:

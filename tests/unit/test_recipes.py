@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.errors import ConfigError
@@ -47,6 +47,11 @@ def refusal(expression: str | None) -> str:
         ("coalesce(score, rater_score / 5) between 0.9 and 1", ["good", "short"]),
         ("task_id is null", ["short", "bad"]),
         ("rated_at < timestamptz '2026-01-01 00:00:00+00'", []),
+        ("format_ok", ["good"]),
+        ("format_ok is not false and calls_checked <= calls", ["good"]),
+        ("error_observations <= 1 and not contains(error_classes, 'timeout')", ["good"]),
+        ("rater_votes >= 2 and rater_spread <= 1 and rater_stddev < 1", ["good"]),
+        ("shown_share = 1", ["good"]),
         ("true -- all of them", ["good", "short", "bad"]),
     ],
 )
@@ -62,6 +67,15 @@ def test_a_filter_keeps_what_it_says(expression: str, expected: list[str]) -> No
             "steps": [{"step_id": 1}, {"step_id": 2}],
             "is_synthetic": False,
             "other_information": '{"f1": 0.9}',
+            "calls": 2,
+            "calls_checked": 2,
+            "format_ok": True,
+            "error_observations": 1,
+            "error_classes": ["not_found"],
+            "rater_votes": 3,
+            "rater_spread": 1.0,
+            "rater_stddev": 0.5,
+            "shown_share": 1.0,
         },
         {
             "trajectory_id": "short",
@@ -69,6 +83,11 @@ def test_a_filter_keeps_what_it_says(expression: str, expected: list[str]) -> No
             "rater_score": 4.6,
             "steps": [{"step_id": 1}],
             "other_information": '{"f1": "none"}',
+            "format_ok": False,
+            "error_observations": 1,
+            "error_classes": ["timeout"],
+            "rater_votes": 1,
+            "shown_share": 0.4,
         },
         {
             "trajectory_id": "bad",
@@ -144,6 +163,7 @@ def test_a_comment_cannot_reach_the_models_sql() -> None:
     assert checked_filter("r", "rater_score >= 4 /* ) or (true */") == "rater_score >= 4"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_a_text_of_the_filter_stays_a_text(text: str) -> None:
     """Whatever stands between quotes is compared, and is no SQL."""
@@ -152,6 +172,7 @@ def test_a_text_of_the_filter_stays_a_text(text: str) -> None:
     assert passing(f"source = '{quoted}'", rows) == ["t"]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_gives_a_condition_or_a_refusal(text: str) -> None:
     try:

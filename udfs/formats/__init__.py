@@ -16,15 +16,18 @@ from udfs.formats import (
     agentohana,
     anthropic,
     api_bank,
+    api_bank_task,
     atif,
     chat,
     chat_step,
     form_answer,
     function_calls,
     instruction,
+    mapped,
     messages_display,
     mind2web,
     mind2web_step,
+    model_read,
     openassistant,
     openhands,
     react_chat,
@@ -42,13 +45,24 @@ from udfs.formats import (
     toolbench_answer,
     web_program,
     web_states,
+    weblinx,
+    weblinx_step,
     xlam,
 )
 from udfs.formats.trajectory import Format, Options, Trajectory
 from udfs.formats.turns import TEXT_FIELDS, turns_in
 from udfs.formats.turns import to_messages as _to_messages
 
-__all__ = ["FORMATS", "Options", "Trajectory", "detect", "format_named", "to_messages", "to_source"]
+__all__ = [
+    "FORMATS",
+    "TOLD_FORMATS",
+    "Options",
+    "Trajectory",
+    "detect",
+    "format_named",
+    "to_messages",
+    "to_source",
+]
 
 FORMATS: tuple[Format, ...] = (
     react_text.FORMAT,
@@ -63,6 +77,7 @@ FORMATS: tuple[Format, ...] = (
     atif.FORMAT,
     openassistant.FORMAT,
     api_bank.FORMAT,
+    api_bank_task.FORMAT,
     function_calls.FORMAT,
     instruction.FORMAT,
     anthropic.FORMAT,
@@ -72,6 +87,8 @@ FORMATS: tuple[Format, ...] = (
     chat_step.FORMAT,
     screen_step.FORMAT,
     web_states.FORMAT,
+    weblinx.FORMAT,
+    weblinx_step.FORMAT,
     mind2web.FORMAT,
     mind2web_step.FORMAT,
     step_dicts.FORMAT,
@@ -84,7 +101,10 @@ FORMATS: tuple[Format, ...] = (
     form_answer.FORMAT,
 )
 
-_BY_NAME = {each.name: each for each in FORMATS}
+# Formats that no record is seen to have: a mapping, or what a model read, says how it is read.
+TOLD_FORMATS: tuple[Format, ...] = (mapped.FORMAT, model_read.FORMAT)
+
+_BY_NAME = {each.name: each for each in (*FORMATS, *TOLD_FORMATS)}
 _SHOWN_KEYS = 20
 
 
@@ -96,8 +116,9 @@ def format_named(name: str) -> Format:
     """
     if name not in _BY_NAME:
         raise ConfigError(
-            f"There is no format '{name}'. Formats: {', '.join(_BY_NAME)}. Correct the `format` "
-            "of the source's entry, or leave it out to have the format detected."
+            f"There is no format '{name}'. Formats: {', '.join(each.name for each in FORMATS)}. "
+            "Correct the `format` of the source's entry, or leave it out to have the format "
+            "detected."
         )
     return _BY_NAME[name]
 
@@ -128,7 +149,7 @@ def detect(record: Any) -> tuple[Format, float]:
         )
     why = next(
         (f"Nearest is {each.name}, but {why}." for each in FORMATS if (why := each.near(record))),
-        f"None of the formats is near: {', '.join(_BY_NAME)}.",
+        f"None of the formats is near: {', '.join(f.name for f in FORMATS)}.",
     )
     raise RefusedRecord("unknown_format", f"It is {_describe(record)}. {why}")
 

@@ -12,13 +12,14 @@ Source: Agent Data Protocol (Song et al. 2025), schema versions 1.0 to 1.2.
 Every action is a step. An api_action is a call; a code_action is a call whose name is the language
 and whose argument is `code`; a message_action is the agent's words. `reasoning_content` and
 `description` are thoughts, and stand in the output before the words. A text_observation of a user
-without a call's id is the user's, of the system the system's, any other is the environment's. Of a
-web_observation the accessibility tree is the content, else the HTML, else the address; of an
-image_observation its path; all else of them stays in the layout.
+without a call's id is the user's, of the system the system's, any other is the environment's; a
+json_observation is the same with an object, which is read as JSON text. Of a web_observation the
+accessibility tree is the content, else the HTML, else the address; of an image_observation its
+path; all else of them stays in the layout.
 
 `to_record` writes a row in version 1.2; what that has no place for is in `details`
-(`udfs.formats.slots`). Version 1.2 asks that a call that was answered and its answer share an id,
-and knows no source `environment`: what answers no call is the user's there.
+(`udfs.formats.slots`). Version 1.2 asks that what follows a call answers it and shares its id, and
+knows no source `environment`: what answers no call is the user's there.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ from udfs.formats.turns import (
 
 _CONTENT, _CLASS = "content", "class_"
 _ACTIONS = ("api_action", "code_action", "message_action")
-_OBSERVATIONS = ("text_observation", "web_observation", "image_observation")
+_OBSERVATIONS = ("text_observation", "json_observation", "web_observation", "image_observation")
 _CLASSES = {*_ACTIONS, *_OBSERVATIONS}
 _VERSION = "1.2.0"
+# Sources that are no tool and no agent; the first drafts said `user_msg`.
+_TOLD_BY = {"user": "user", "user_msg": "user", "system": "system"}
 _CURRENT_SOURCES = {
     "user": "user",
     "system": "system",
@@ -149,15 +152,18 @@ def _action(number: int, what: str, item: dict[str, Any]) -> Turn:
 def _observation(number: int, what: str, item: dict[str, Any]) -> Turn:
     names = ("axtree", "html", "url") if what == "web_observation" else (_CONTENT,)
     content = next((item[name] for name in names if _is_said(item.get(name))), None)
-    if content is None and what == "text_observation":
+    if what == "json_observation":
+        content = to_json(item.get(_CONTENT))
+    elif content is None and what == "text_observation":
         content = item.get(_CONTENT)
         if not isinstance(content, str | None):
             raise unexpected(number, f"is a text whose content is {kind(content)}")
     call_id, name, source = item.get("tool_call_id"), item.get("name"), item.get("source")
     role = "tool"
-    if what == "text_observation" and call_id is None and source in ("user", "system"):
-        role = source
-    elif what == "text_observation" and source in ("agent", "assistant"):
+    is_told = what in ("text_observation", "json_observation")
+    if is_told and call_id is None and str(source) in _TOLD_BY:
+        role = _TOLD_BY[str(source)]
+    elif is_told and source in ("agent", "assistant"):
         role = "agent"
     return Turn(
         role,
@@ -236,13 +242,17 @@ def to_record(trajectory: Trajectory) -> dict[str, Any]:
         details["other_information"] = other
     turns = linked(plain_turns(trajectory))
     answered = {turn.call_id for turn in turns if turn.role == "tool"}
-    items = _write(turns, None)
-    for item in items:
-        if item.get("tool_call_id") not in answered:
-            item.pop("tool_call_id", None)
+    items = _write([_with_answered_last(turn, answered) for turn in turns], None)
+    for item, after in zip(items, [*items[1:], None], strict=True):
+        call_id = item.get("tool_call_id")
         if item[_CLASS] == "text_observation":
             del item["name"]
             item["source"] = _CURRENT_SOURCES[item["source"]]
+        elif call_id is not None and call_id not in answered:
+            if after is not None and after[_CLASS] == "text_observation":
+                after["tool_call_id"] = call_id
+            else:
+                del item["tool_call_id"]
     return {
         "schema_version": _VERSION,
         "id": trajectory.task_id or "",
@@ -251,9 +261,15 @@ def to_record(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
+def _with_answered_last(turn: Turn, answered: set[str | None]) -> Turn:
+    """The turn with a call last that was answered, as what follows a call has to answer it."""
+    calls = sorted(turn.calls, key=lambda call: call.call_id in answered)
+    return turn._replace(calls=calls)
+
+
 FORMAT = Format(
     name="adp",
-    version="1",
+    version="2",
     matches=matches,
     near=near,
     parse=parse,

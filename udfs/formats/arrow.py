@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from udfs.errors import ConfigError, RefusedRecord
-from udfs.formats import FORMATS, detect, format_named
+from udfs.formats import FORMATS, TOLD_FORMATS, detect, format_named
 from udfs.formats.fields import apply_fields
 from udfs.formats.jsontext import LONG_INTEGER, from_json, to_json, too_deep
 from udfs.formats.parts import merge
@@ -35,11 +35,12 @@ from udfs.schema import (
 
 # Raised whenever what is derived here, or by `turns`, changes for unchanged parsers.
 _VERSION = "2"
+_ALL = (*FORMATS, *TOLD_FORMATS)
 
 
 def parser_versions() -> str:
     """A short text that changes whenever a parser or what is derived from it does."""
-    return ",".join([f"arrow={_VERSION}", *(f"{each.name}={each.version}" for each in FORMATS)])
+    return ",".join([f"arrow={_VERSION}", *(f"{each.name}={each.version}" for each in _ALL)])
 
 
 def parse_records(
@@ -205,7 +206,7 @@ def _derived(trajectory: Trajectory) -> tuple[Trajectory, str, str]:
     return trajectory, content_sha256(trajectory), to_json(trajectory.other_information)
 
 
-@cache
+@lru_cache(maxsize=256)  # answers of a model differ from record to record
 def _options(text: str | None) -> Options:
     if text is None:
         return Options()

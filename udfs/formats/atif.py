@@ -13,8 +13,9 @@ Source: Harbor's RFC 0001 (2025).
 
 A step of source agent is a step here, its observation's results are observations; steps of source
 user and system are turns. Reasoning is a thought and stands before the message in the output.
-`extra.score` is the score, `session_id` the task's id where the record has none. A version other
-than 1.7 stays in the other information.
+A step that was copied from another trajectory (`is_copied_context`) or that no model made
+(`llm_call_count` is 0) is not trainable. `extra.score` is the score, `session_id` the task's id
+where the record has none. A version other than 1.7 stays in the other information.
 
 `to_record` writes a row as ATIF 1.7; what that has no place for is in `extra`
 (`udfs.formats.slots`). An ATIF agent has to have a name and a version: where a row knows none they
@@ -133,7 +134,8 @@ def _read(steps: list[Any]) -> list[Turn]:
                 content = with_thought(thought, content)
             else:
                 thought = None
-            turns.append(Turn(role, content, thought, calls))
+            is_made = step.get("llm_call_count") != 0 and step.get("is_copied_context") is not True
+            turns.append(Turn(role, content, thought, calls, is_trainable=is_made))
         else:
             turns.append(Turn(role, message))
         observation = step.get("observation")
@@ -252,7 +254,7 @@ def to_record(trajectory: Trajectory) -> dict[str, Any]:
 
 FORMAT = Format(
     name="atif",
-    version="1",
+    version="2",
     matches=matches,
     near=near,
     parse=parse,

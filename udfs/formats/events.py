@@ -21,7 +21,8 @@ from udfs.formats.parts import JOINT
 from udfs.formats.trajectory import Observation, Step, ToolCall, Trajectory, assemble
 
 _REF = "_ref"
-_SHORTEST = 24
+# Texts from so many characters on are told by reference.
+SHORTEST = 24
 
 
 class Seen(NamedTuple):
@@ -39,6 +40,7 @@ class Done(NamedTuple):
     output: str | None
     thought: str | None = None
     calls: Sequence[ToolCall] = ()
+    is_trainable: bool = True
 
 
 def trajectory_of_events(
@@ -62,12 +64,9 @@ def trajectory_of_events(
         query: what the user wanted, where that stands apart from the list.
         system_prompt: likewise.
     """
-    steps, texts = _steps(query, events)
+    steps, texts = steps_of(query, events)
     layout: dict[str, Any] = {"is_list": True} if field is None else {"field": field}
-    if _holds_ref(source):
-        layout["plain_source"] = source
-    else:
-        layout["source"] = _with_refs(source, texts)
+    layout |= source_layout(source, texts)
     first_asked = next((e.text for e in events if isinstance(e, Seen) and e.is_asked), None)
     return assemble(
         record,
@@ -88,15 +87,23 @@ def to_source(trajectory: Trajectory) -> Any:
     return _filled(layout["source"], trajectory)
 
 
-def _steps(
+def source_layout(source: Any, texts: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """What `to_source` needs to give `source` again, with references for texts in columns."""
+    if _holds_ref(source):
+        return {"plain_source": source}
+    return {"source": _with_refs(source, texts)}
+
+
+def steps_of(
     query: str | None, events: Sequence[Seen | Done]
 ) -> tuple[list[Step], dict[str, list[Any]]]:
+    """The steps of a run, and where in them its longer texts are: text → reference."""
     steps: list[Step] = []
     texts: dict[str, list[Any]] = {}
     asked: list[str] = [] if query is None else [query]
 
     def note(text: str | None, *ref: Any) -> None:
-        if text is not None and len(text) >= _SHORTEST:
+        if text is not None and len(text) >= SHORTEST:
             texts.setdefault(text, list(ref))
 
     for event in events:
@@ -114,6 +121,7 @@ def _steps(
                     event.output,
                     list(event.calls),
                     [],
+                    event.is_trainable,
                 )
             )
             asked = []
@@ -162,6 +170,8 @@ def _filled(value: Any, trajectory: Trajectory) -> Any:
     match value:
         case list():
             return [_filled(item, trajectory) for item in value]
+        case {"_ref": ["system_prompt"]} if len(value) == 1:
+            return trajectory.system_prompt
         case {"_ref": [str(column), int(number), *place]} if len(value) == 1:
             step = trajectory.steps[number]
             if column == "observation":

@@ -34,7 +34,8 @@ from udfs.formats.trajectory import (
     as_tools,
 )
 
-_ABSENT = object()
+# What `inside` gives where there is nothing.
+ABSENT = object()
 _PART = re.compile(r"""\.?([^.\[\]'"?]+)|\[(-?\d+)\]|\['([^']*)'\]|\["([^"]*)"\]""")
 
 
@@ -71,7 +72,7 @@ def check_fields(fields: Any, where: str) -> None:
         if name not in _CONVERT:
             raise ConfigError(f"{where}: unknown field '{name}'. Fields: {', '.join(FIELDS)}.")
         try:
-            _steps(path)
+            path_steps(path)
         except ValueError as error:
             raise ConfigError(
                 f"{where}: the path of '{name}' is {path!r}: {error}. A path looks like "
@@ -129,9 +130,9 @@ def _with(
 
 def _value(record: Any, name: str, path: str) -> Any:
     value = record
-    for step in _steps(path):
-        value = _inside(value, step)
-    if value is _ABSENT:
+    for step in path_steps(path):
+        value = inside(value, step)
+    if value is ABSENT:
         if path.endswith("?"):
             return None
         has = (
@@ -157,20 +158,21 @@ def _value(record: Any, name: str, path: str) -> Any:
     return converted
 
 
-def _inside(value: Any, step: str | int) -> Any:
+def inside(value: Any, step: str | int) -> Any:
+    """What a value has at a name or number, `ABSENT` where it has nothing; JSON text is read."""
     if isinstance(value, str):
         try:
             value = from_json(value.encode())
         except RefusedRecord:
-            return _ABSENT
+            return ABSENT
     if isinstance(step, str):
-        return value.get(step, _ABSENT) if isinstance(value, dict) else _ABSENT
+        return value.get(step, ABSENT) if isinstance(value, dict) else ABSENT
     is_there = isinstance(value, list) and -len(value) <= step < len(value)
-    return value[step] if is_there else _ABSENT
+    return value[step] if is_there else ABSENT
 
 
 @cache
-def _steps(path: Any) -> tuple[str | int, ...]:
+def path_steps(path: Any) -> tuple[str | int, ...]:
     """A path as names and numbers.
 
     Raises:

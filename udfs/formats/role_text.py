@@ -4,12 +4,14 @@
      "trajectory": [
        {"role": "system", "system_prompt": "You fix bugs.", "text": null, "mask": false},
        {"role": "user", "system_prompt": null, "text": "The kite falls.", "mask": false},
-       {"role": "ai", "system_prompt": null, "text": "I look.\\n```\\nls\\n```", "mask": false},
+       {"role": "ai", "system_prompt": null, "text": "I look.\\n```\\nls\\n```", "mask": true},
        {"role": "user", "system_prompt": null, "text": "kite.py", "mask": false}]}
 
-Source: SWE-agent's runs as Nebius published them (2024). Turns of the user before the agent's first
-are what is asked: the task, with a demonstration in front of it. Those after an answer are what
-its command printed. `target` is the tests' verdict, and so the score.
+Source: SWE-agent's runs as Nebius published them (nebius/SWE-agent-trajectories, 2024). Turns of
+the user before the agent's first are what is asked: the task, with a demonstration in front of it.
+Those after an answer are what its command printed. `target` is the tests' verdict, and so the
+score. `mask` says which turns are trained on: where it is true for one of the agent's, those where
+it is false are not trainable.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from udfs.formats.events import Done, Seen, to_source, trajectory_of_events
 from udfs.formats.trajectory import Format, Options, Trajectory
 
 _FIELD, _TEXT, _SYSTEM, _VERDICT = "trajectory", "text", "system_prompt", "target"
+_MASK = "mask"
 _ROLES = {"system", "user", "ai"}
 
 
@@ -53,6 +56,7 @@ def parse(record: Any, raw_key: str | None, options: Options) -> list[Trajectory
     events: list[Seen | Done] = []
     system_prompt = None
     is_asked = True
+    is_masked = any(turn["role"] == "ai" and turn.get(_MASK) is True for turn in record[_FIELD])
     for number, turn in enumerate(record[_FIELD], start=1):
         text = turn.get(_TEXT)
         if turn["role"] == "system":
@@ -60,7 +64,8 @@ def parse(record: Any, raw_key: str | None, options: Options) -> list[Trajectory
         if not isinstance(text, str):
             raise RefusedRecord("unexpected_turn", f"Turn {number} has no text, but {text!r:.60}.")
         if turn["role"] == "ai":
-            events.append(Done(text))
+            is_trainable = not (is_masked and turn.get(_MASK) is False)
+            events.append(Done(text, is_trainable=is_trainable))
             is_asked = False
         elif turn["role"] == "system" and system_prompt is None and is_asked:
             system_prompt = text
@@ -83,7 +88,7 @@ def parse(record: Any, raw_key: str | None, options: Options) -> list[Trajectory
 
 FORMAT = Format(
     name="role_text",
-    version="1",
+    version="2",
     matches=matches,
     near=near,
     parse=parse,

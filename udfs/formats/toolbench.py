@@ -9,7 +9,14 @@
      "answer_generation": {"query": "Where is my parcel?", "function": [{"name": "track", …}],
        "finish_type": "give_answer", "train_messages": [[{"role": "system", "content": …}, …]]}}
 
-Source: ToolBench (Qin et al. 2023), the answers that its depth-first search wrote, a file a run.
+    {"win": true, "trys": [{"win": false, "chain": [
+       {"node_type": "Thought", "description": "I look it up.", "depth": 1},
+       {"node_type": "Action", "description": "track", "depth": 2},
+       {"node_type": "Action Input", "description": "{}", "observation": "in Lyon", "depth": 3}]}],
+     "answer_generation": {…}}
+
+Source: ToolBench (Qin et al. 2023), the answers that its depth-first search wrote, a file a run,
+and those of its chains without search (`CoT@1`), where every try is a path of its own.
 
 The paths that end in an answer (`observation_code` 3, in a run that won) come first and have score
 1; all others are what the search gave up, with score 0. The first answer is told by the last of
@@ -46,15 +53,16 @@ from udfs.formats.turns import (
 _TREE, _PATH, _CONVERSATION = "tree", "path", "conversation"
 _ANSWERED = 3  # the observation code of a Finish call that gives an answer
 _THOUGHT, _ACTION, _INPUT = "Thought", "Action", "Action Input"
+_TRIES, _CHAIN = "trys", "chain"
 
 
 def matches(record: Any) -> float:
-    """1.0 for a tree of nodes beside `answer_generation`."""
+    """1.0 for a tree or chains of nodes beside `answer_generation`."""
     return 0.0 if _problem(record) else 1.0
 
 
 def near(record: Any) -> str | None:
-    """`answer_generation` without a tree."""
+    """`answer_generation` without a tree or chain."""
     if isinstance(record, dict) and "answer_generation" in record:
         return _problem(record)
     return None
@@ -63,11 +71,23 @@ def near(record: Any) -> str | None:
 def _problem(record: Any) -> str | None:
     if not isinstance(record, dict) or not isinstance(record.get("answer_generation"), dict):
         return "there is no object `answer_generation`"
+    if _TREE not in record and _TRIES in record:
+        tries = record[_TRIES]
+        if isinstance(tries, list) and tries and all(_nodes(each) is not None for each in tries):
+            return None
+        return f"`{_TRIES}` is no list of objects with a `{_CHAIN}` of nodes"
     tree = record.get(_TREE)
     root = tree.get(_TREE) if isinstance(tree, dict) else None
     if not (isinstance(root, dict) and isinstance(root.get("children"), list)):
         return "`tree.tree` is no node with `children`"
     return None
+
+
+def _nodes(attempt: Any) -> list[Any] | None:
+    """The nodes of one try."""
+    chain = attempt.get(_CHAIN) if isinstance(attempt, dict) else None
+    is_chain = isinstance(chain, list) and all(isinstance(node, dict) for node in chain)
+    return chain if is_chain else None
 
 
 def parse(record: Any, raw_key: str | None, options: Options) -> list[Trajectory]:
@@ -81,10 +101,8 @@ def parse(record: Any, raw_key: str | None, options: Options) -> list[Trajectory
     if problem:
         raise RefusedRecord("unexpected_tree", f"It is no search tree: {problem}.")
     rest = dict(record)
-    tree = dict(rest.pop(_TREE))
-    root = dict(tree.pop(_TREE))
+    ways = _ways(rest)
     answer = dict(rest.pop("answer_generation"))
-    ways = list(paths(root.pop("children"), "children"))
     has_won = rest.pop("win", None)
     answered = [
         path
@@ -97,7 +115,7 @@ def parse(record: Any, raw_key: str | None, options: Options) -> list[Trajectory
         "question": query
     }
     common = {("functions" if name == "function" else name): common[name] for name in common}
-    once = rest | {"answer_generation": answer, _TREE: tree | {"root": root}}
+    once = rest | {"answer_generation": answer}
     if not isinstance(has_won, bool):
         once["win"] = has_won
     given = _given(answer, query)
@@ -119,6 +137,21 @@ def parse(record: Any, raw_key: str | None, options: Options) -> list[Trajectory
     if not found:
         raise RefusedRecord("no_steps", "The tree has no node below its root.")
     return with_branches(found)
+
+
+def _ways(rest: dict[str, Any]) -> list[Path]:
+    """The paths of the search, taken out of its record."""
+    if _TREE in rest:
+        tree = dict(rest.pop(_TREE))
+        root = dict(tree.pop(_TREE))
+        found = list(paths(root.pop("children"), "children"))
+        rest[_TREE] = tree | {"root": root}
+        return found
+    tries = rest.pop(_TRIES)
+    rest[_TRIES] = [
+        {name: value for name, value in attempt.items() if name != _CHAIN} for attempt in tries
+    ]
+    return [Path(nodes, (number,)) for number, each in enumerate(tries) if (nodes := _nodes(each))]
 
 
 def _told(answer: dict[str, Any], path: Path) -> list[Any] | None:
@@ -219,10 +252,10 @@ def to_source(trajectory: Trajectory) -> list[Any]:
 
 FORMAT = Format(
     name="toolbench",
-    version="1",
+    version="2",
     matches=matches,
     near=near,
     parse=parse,
     to_source=to_source,
-    keys=frozenset({_TREE, "answer_generation"}),
+    keys=frozenset({"answer_generation"}),
 )

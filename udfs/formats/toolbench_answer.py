@@ -11,12 +11,16 @@ Source: ToolBench (Qin et al. 2023), what its evaluation makes of search trees a
 Every path through `next` is a trajectory; `branch` in `other_information` gives each its place
 (`udfs.formats.branches`). A tool's message is a call with its response, the agent's message right
 before it the words it came with; the message may be an object, or one printed as JSON or by
-Python. Whether the answer was right is not in the record, so there is no score.
+Python. ToolBench's own conversion prints it by Python and may cut it after 100 characters
+(`toolbench/tooleval/evaluation/dataclass.py`): then the call has its name, its arguments if they
+are whole, and the message as it is for a response. Whether the answer was right is not in the
+record, so there is no score.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 from udfs.errors import RefusedRecord
@@ -27,6 +31,9 @@ from udfs.formats.turns import Dialect, Turn, Turns, kind, to_messages, trajecto
 
 _PATH = "path"
 _DETAILS = "answer_details"
+# The beginning of a call that Python printed.
+_TEXT = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_PRINTED = re.compile(rf"\{{'name': {_TEXT}(?:, 'arguments': {_TEXT})?")
 
 
 def matches(record: Any) -> float:
@@ -73,7 +80,7 @@ def _read(nodes: list[Any]) -> list[Turn]:
     for number, node in enumerate(nodes):
         role, message = node.get("role"), node.get("message")
         if role == "tool":
-            call = _call_in(message)
+            call = _call_in(message) or _cut_call_in(message)
             if call is None:
                 turns.append(
                     Turn("tool", message if isinstance(message, str) else to_json(message))
@@ -110,6 +117,15 @@ def _call_in(message: Any) -> dict[str, Any] | None:
     return message if is_call else None
 
 
+def _cut_call_in(message: Any) -> dict[str, Any] | None:
+    """The call whose printed text breaks off; it has the text for a response."""
+    found = _PRINTED.match(message) if isinstance(message, str) else None
+    if found is None:
+        return None
+    name, arguments = (text and ast.literal_eval(text) for text in found.groups())
+    return {"name": name, "arguments": arguments, "response": message}
+
+
 def _write(turns: list[Turn], label: str | None) -> list[Any]:
     nodes: list[dict[str, Any]] = []
     for turn in turns:
@@ -140,7 +156,7 @@ def to_source(trajectory: Trajectory) -> list[Any]:
 
 FORMAT = Format(
     name="toolbench_answer",
-    version="1",
+    version="2",
     matches=matches,
     near=near,
     parse=parse,

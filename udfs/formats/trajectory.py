@@ -120,10 +120,14 @@ class Options:
     the dialect. Only `react_text` asks for it.
     `fields`: where the source keeps what, by JSON path; see `udfs.formats.fields`, which applies
     it to what any parser returns.
+    `mapping`: how the format `mapped` reads a record; see `udfs.formats.mapped`.
+    `answer`: what a model read in the record; see `udfs.formats.model_read`.
     """
 
     thought_as_step: bool | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    mapping: Mapping[str, Any] | None = None
+    answer: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`xlam`: xLAM's unified data format 2.0, a query, tools, and steps with calls.
+"""`xlam`: xLAM's unified data format 2.0: tools, and steps with calls or a conversation.
 
     {"unique_trajectory_id": "t1", "task_instruction": "Answer with tools.",
      "few_shot_examples": [], "query": "Where is my parcel?",
@@ -10,12 +10,20 @@
        {"step_id": "2", "thought": "It is in Lyon.", "tool_calls": [],
         "next_observation": "", "user_input": "Thanks."}]}
 
-Source: xLAM (Zhang et al. 2024) and its unified format for function calling.
+    {"unique_trajectory_id": "t1", "task_instruction": "Answer with tools.", "tools": […],
+     "conversation": [
+       {"role": "user", "content": "Where is my parcel?"},
+       {"role": "assistant", "content": "I look it up.", "tool_calls": [
+         {"id": "c1", "type": "function", "function": {"name": "track", "arguments": {"n": 17}}}]},
+       {"role": "tool", "tool_call_id": "c1", "content": "in Lyon"}]}
+
+Source: xLAM (Zhang et al. 2024) and its unified format for function calling; with `conversation`,
+ActionStudio (Zhang et al. 2025), as its `data_pipeline/data_converters.py` reads its data.
 
 `task_instruction` is the system prompt, `query` the first input, `user_input` what the user says
-after the step. Examples are no part of the run and stay in the other information. `to_record`
-writes a row in this shape; what it has no place for is in `other_information`
-(`udfs.formats.slots`).
+after the step. The turns of a conversation are OpenAI's (`udfs.formats.chat`). Examples are no
+part of the run and stay in the other information. `to_record` writes a row with steps; what it has
+no place for is in `other_information` (`udfs.formats.slots`).
 """
 
 from __future__ import annotations
@@ -23,6 +31,7 @@ from __future__ import annotations
 from typing import Any
 
 from udfs.errors import RefusedRecord
+from udfs.formats.chat import DIALECT as CHAT
 from udfs.formats.jsontext import from_json, to_json
 from udfs.formats.slots import opened, with_carried
 from udfs.formats.trajectory import LAYOUT, Format, Options, ToolCall, Trajectory
@@ -39,10 +48,11 @@ from udfs.formats.turns import (
 
 _STEPS, _ID, _OTHER = "steps", "unique_trajectory_id", "other_information"
 _TOLD, _ASKED = "task_instruction", "query"
+_CONVERSATION = "conversation"
 
 
 def matches(record: Any) -> float:
-    """1.0 for a query and steps with a thought, calls and `next_observation`."""
+    """1.0 for steps with thought, calls and `next_observation`; for turns with an instruction."""
     return 0.0 if _problem(record) else 1.0
 
 
@@ -56,6 +66,11 @@ def near(record: Any) -> str | None:
 def _problem(record: Any) -> str | None:
     if not isinstance(record, dict) or not isinstance(record.get(_ASKED), str | None):
         return "`query` is no text"
+    if _STEPS not in record and isinstance(record.get(_TOLD), str):
+        turns = record.get(_CONVERSATION)
+        if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "role" in turns[0]:
+            return None
+        return f"`{_CONVERSATION}` is no list of turns"
     steps = record.get(_STEPS)
     if not (isinstance(steps, list) and steps and isinstance(steps[0], dict)):
         return "`steps` is no list of objects"
@@ -83,8 +98,9 @@ def parse(record: Any, raw_key: str | None, options: Options) -> list[Trajectory
     for name, role in ((_TOLD, "system"), (_ASKED, "user")):
         if isinstance(rest.get(name), str) and rest[name]:
             given.append(Turn(role, rest.pop(name)))
-    turns = Turns(_STEPS, record[_STEPS])
-    trajectory = trajectory_of(rest, raw_key, turns, DIALECT, given=given)
+    field, dialect = (_STEPS, DIALECT) if _STEPS in record else (_CONVERSATION, CHAT)
+    turns = Turns(field, record[field])
+    trajectory = trajectory_of(rest, raw_key, turns, dialect, given=given)
     return [with_carried(trajectory, slot, to_source)]
 
 
@@ -158,8 +174,9 @@ DIALECT = Dialect(read=_read, write=_write, field=_STEPS, key="thought")
 
 
 def to_source(trajectory: Trajectory) -> list[Any]:
-    """The list of steps."""
-    return to_messages(trajectory, DIALECT)
+    """The list of steps, or of turns."""
+    is_told = trajectory.layout.get("field") == _CONVERSATION
+    return to_messages(trajectory, CHAT if is_told else DIALECT)
 
 
 def to_record(trajectory: Trajectory) -> dict[str, Any]:
@@ -182,10 +199,10 @@ def to_record(trajectory: Trajectory) -> dict[str, Any]:
 
 FORMAT = Format(
     name="xlam",
-    version="1",
+    version="2",
     matches=matches,
     near=near,
     parse=parse,
     to_source=to_source,
-    keys=frozenset({_STEPS, "thought", "next_observation"}),
+    refines=("chat",),
 )

@@ -1,19 +1,24 @@
-"""Rating trajectories: the `rules` rater, a judge behind an OpenAI-compatible endpoint, the ledger.
+"""Rating trajectories: raters, the committee of several, the ledger of what they said.
 
-`rate` is what the dbt model `ratings` calls; everything else here serves it.
+`rate` is what the dbt model `ratings` calls; everything else here serves it. `RATERS` says what
+the var `rater` may name: another rater is one more entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import duckdb
+import orjson
 import pyarrow as pa
 
 from udfs.errors import ConfigError
+from udfs.llm import Budget, Journal
 from udfs.rater import rules
-from udfs.rater.journal import Journal
+from udfs.rater.committee import Committee, Settings, rate_in_portions
 from udfs.rater.ledger import Identity, Rater, Unrated, rate_unrated, record_batch
 
 # Rules are quick and cost nothing: large batches, so few commits.
@@ -23,65 +28,70 @@ _RULES_COMMIT_ROWS = 20_000
 
 def rate(
     trajectories: duckdb.DuckDBPyRelation,
-    *,
-    rater: str,
-    model: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    prices: Mapping[str, Mapping[str, float]] | None = None,
-    concurrency: int = 16,
-    max_usd: float | None = None,
-    max_trajectories: int | None = None,
+    verifications: duckdb.DuckDBPyRelation | None = None,
+    **settings: Any,
 ) -> pa.RecordBatchReader:
-    """Rate every trajectory that has no settled rating by the chosen rater.
+    """Rate every trajectory that has no settled rating by the chosen rater or committee.
 
     Args:
         trajectories: the `trajectories` table.
-        rater: `rules` or `openai`.
-        model: the judge, for `openai`.
-        parameters: what else is sent with every request, for `openai`.
-        prices: USD per million tokens by model, as `{model: {input: …, output: …}}`.
-        concurrency: requests at a time.
-        max_usd: stop before the run would cost more.
-        max_trajectories: rate at most so many in this run.
+        verifications: the `verifications` table; needed where `skip_refuted` is set.
+        settings: the fields of `udfs.rater.committee.Settings`.
 
     Returns:
         Rows of the `ratings` ledger, as they come.
 
     Raises:
         ConfigError: a setting that cannot be used.
-        RatingError: the rater cannot go on; raised here, or while the rows are read.
+        RatingError, EndpointError: the rater cannot go on; while the rows are read.
     """
-    if max_trajectories is not None and max_trajectories < 0:
-        raise ConfigError(f"rater_max_trajectories is {max_trajectories}. Set 0 or more, or null.")
-    chosen: Rater
-    if rater == "rules":
-        chosen = RulesRater()
-    elif rater == "openai":
-        # The client takes a second to import; the offline default does without.
-        from udfs.rater.openai_rater import OpenAIRater
+    given = Settings.of(settings)
+    budget = Budget(given.max_usd)
+    committee = Committee(given, lambda each: _rater(each, budget))
+    if given.skip_refuted and verifications is not None:
+        refuted = verifications.filter("not format_ok").select("trajectory_id")
+        trajectories = trajectories.join(refuted, "trajectory_id", how="anti")
+    if committee.alone:
+        return rate_unrated(trajectories, committee.alone, given.max_trajectories)
+    return rate_in_portions(trajectories, committee, budget)
 
-        chosen = OpenAIRater(
-            model=model or "",
-            parameters=parameters or {},
-            prices=prices or {},
-            concurrency=concurrency,
-            max_usd=max_usd,
+
+def configured_raters(settings: str) -> str:
+    """Whose ratings count under given settings, for the view `raters`.
+
+    Args:
+        settings: JSON object with the fields of `udfs.rater.committee.Settings`.
+
+    Returns:
+        JSON list of objects, as `udfs.rater.committee.Committee.rows` gives them.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+    """
+    given = Settings.of(orjson.loads(settings))
+    return json.dumps(Committee(given, lambda each: _rater(each, Budget(None))).rows())
+
+
+def _rater(settings: Settings, budget: Budget) -> Rater:
+    make = RATERS.get(settings.rater)
+    if make is None:
+        raise ConfigError(
+            f"rater '{settings.rater}' is not known. Set the var `rater` to {' or '.join(RATERS)}."
         )
-    else:
-        raise ConfigError(f"rater '{rater}' is not known. Set the var `rater` to rules or openai.")
-    return rate_unrated(trajectories, chosen, max_trajectories)
+    return make(settings, budget)
 
 
 class RulesRater:
     """The rules, as a rater of the ledger. Its `rate_model` says plainly what it is."""
 
-    identity = Identity(
-        rater="rules",
-        rate_model="rules",
-        rate_parameters="{}",
-        prompt_version=rules.RULES_VERSION,
-        decided_by=rules.RULES_VERSION,
-    )
+    def __init__(self) -> None:
+        self.identity = Identity(
+            rater="rules",
+            rate_model="rules",
+            rate_parameters="{}",
+            prompt_version=rules.RULES_VERSION,
+            decided_by=rules.RULES_VERSION,
+        )
 
     def rate(self, unrated: Unrated, journal: Journal) -> Iterator[pa.RecordBatch]:
         """Rate by rules. Nothing is journaled: what is lost costs nothing to make again."""
@@ -97,3 +107,54 @@ class RulesRater:
                 rows = []
         if rows:
             yield record_batch(rows)
+
+
+def _rules(settings: Settings, budget: Budget) -> Rater:
+    return RulesRater()
+
+
+def _openai(settings: Settings, budget: Budget) -> Rater:
+    # Imported here: the offline default does without a client.
+    from udfs.llm import Endpoint
+    from udfs.rater.judge import Judge
+    from udfs.rater.openai_rater import OpenAIRater
+    from udfs.rater.prompt import DEFAULT_TEMPLATE
+
+    endpoint = Endpoint(
+        model=settings.model,
+        parameters=settings.parameters,
+        prices=settings.prices,
+        concurrency=settings.concurrency,
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+        transport=settings.transport,
+        max_usd=settings.max_usd,
+        base_url=settings.base_url,
+        key_variable=settings.key_variable,
+    )
+    judge = Judge(
+        settings.template or DEFAULT_TEMPLATE,
+        context_tokens=settings.context_tokens,
+        long=settings.long,
+        reply_tokens=endpoint.max_reply_tokens,
+    )
+    return OpenAIRater(endpoint, judge, budget)
+
+
+def _local(settings: Settings, budget: Budget) -> Rater:
+    from udfs.rater.local_rater import LocalRater
+
+    if not settings.model:
+        raise ConfigError(
+            "rater 'local' needs a trained rater. Set the var rater_model to the folder that "
+            "`python -m train.rater` wrote."
+        )
+    return LocalRater(Path(settings.model))
+
+
+# What the var `rater`, or a member of a committee, may name.
+RATERS: Mapping[str, Callable[[Settings, Budget], Rater]] = {
+    "rules": _rules,
+    "openai": _openai,
+    "local": _local,
+}

@@ -13,7 +13,9 @@ a status other than `failed` settles its key:
 | `failed`       | no      | no reply came (time-out, server error); the next build asks again |
 
 The settled ones were answered: the same question at the same parameters was paid for, and is not
-asked twice. Another model, template or parameter is another rater and asks again.
+asked twice. Another model, template or parameter is another rater and asks again. Another context
+or rule for long trajectories is the same rater, which asks again only about those that were too
+long or shortened (`long_rule`).
 """
 
 from __future__ import annotations
@@ -28,9 +30,14 @@ import duckdb
 import pyarrow as pa
 
 from udfs import lake
-from udfs.rater.journal import Journal, journal_path
+from udfs.llm import Journal
+from udfs.llm.progress import say
 
 TABLE = "ratings"
+
+STEP_SCORE = pa.struct(
+    [("step_id", pa.int32()), ("score", pa.float64()), ("critique", pa.string())]
+)
 
 SCHEMA = pa.schema(
     [
@@ -52,11 +59,14 @@ SCHEMA = pa.schema(
         ("attempt", pa.int32()),
         ("judge", pa.string()),
         ("rated_at", pa.timestamp("us", tz="UTC")),
+        ("requests", pa.int32()),
+        ("earlier_responses", pa.list_(pa.string())),
+        ("shown_share", pa.float64()),
+        ("long_rule", pa.string()),
+        ("step_scores", pa.list_(STEP_SCORE)),
+        ("first_error_step", pa.int32()),
     ]
 )
-
-# Ratings found in the journal are handed on in batches of this many rows.
-_RECOVERED_ROWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -68,22 +78,24 @@ class Identity:
     rate_parameters: str  # JSON object, keys in order
     prompt_version: str
     decided_by: str  # everything that can change a score, as one text
+    judge: str | None = None  # its name within a committee
+    long_rule: str = ""  # what it does with a trajectory that is too long; decides no other score
 
     @property
     def rater_id(self) -> str:
         """The hash that stands for this rater in the ledger's key."""
         return hashlib.sha256(self.decided_by.encode()).hexdigest()
 
-    def row(self, content_sha256: str, attempt: int, **values: Any) -> dict[str, Any]:
-        """A ledger row; columns that are not given are null.
-
-        `rating_id` follows from the key and the attempt: the same rating written twice has the
-        same one, and is stored once.
-        """
+    def rating_id(self, content_sha256: str, attempt: int) -> str:
+        """A rating's own key: the same rating written twice has the same, and is stored once."""
         key = f"{content_sha256}\n{self.rater_id}\n{attempt}"
+        return hashlib.sha256(key.encode()).hexdigest()
+
+    def row(self, content_sha256: str, attempt: int, **values: Any) -> dict[str, Any]:
+        """A ledger row; columns that are not given are null."""
         return {
             **dict.fromkeys(SCHEMA.names),
-            "rating_id": hashlib.sha256(key.encode()).hexdigest(),
+            "rating_id": self.rating_id(content_sha256, attempt),
             "content_sha256": content_sha256,
             "rater_id": self.rater_id,
             "rater": self.rater,
@@ -91,6 +103,7 @@ class Identity:
             "rate_parameters": self.rate_parameters,
             "prompt_version": self.prompt_version,
             "attempt": attempt,
+            "judge": self.judge,
             "rated_at": datetime.now(UTC),
             **values,
         }
@@ -116,6 +129,12 @@ class Unrated:
     def __len__(self) -> int:
         return int(self._wanted.num_rows)
 
+    def attempts(self) -> Iterator[tuple[str, int]]:
+        """The content and the attempt of each."""
+        columns = self._wanted.select(["content_sha256", "attempt"])
+        for batch in columns.to_batches():
+            yield from zip(*(column.to_pylist() for column in batch), strict=True)
+
     def characters(self) -> int:
         """The characters that a judge would be shown, all trajectories together."""
         (total,) = self._query(
@@ -136,13 +155,15 @@ class Unrated:
         return int(total or 0)
 
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
-        """Batches of at most `rows` rows: content_sha256, attempt, system_prompt, steps, score."""
+        """Batches of at most `rows` rows: content_sha256, attempt, user_query, system_prompt,
+        steps, score."""
         return iter(
             self._query(
                 """
                 select
                     wanted.content_sha256,
                     wanted.attempt,
+                    given.user_query,
                     given.system_prompt,
                     given.steps,
                     wanted.score,
@@ -172,34 +193,30 @@ def rate_unrated(
             tried less often come first, then those with the smaller hash: a fair sample.
 
     Returns:
-        Ledger rows (`SCHEMA`), to be merged into the table by `rating_id`.
+        Ledger rows (`SCHEMA`), each one new to the table.
 
     Raises:
-        RatingError: while batches are read, where the rater cannot go on.
+        EndpointError: while batches are read, where the rater cannot go on.
     """
+    journal = Journal(TABLE, SCHEMA, "rating_id")
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        with Journal(journal_path()) as journal:
-            recovered = []
-            for batch in _uncommitted(journal, trajectories):
-                recovered.append(batch)
-                yield batch
-            if not recovered:
-                journal.clear()
-            wanted = _wanted(
-                trajectories,
-                rater.identity.rater_id,
-                pa.Table.from_batches(recovered, SCHEMA),
-                max_trajectories,
-            )
-            if wanted.num_rows:
-                yield from rater.rate(Unrated(trajectories, wanted), journal)
-            # Whether the last batches are committed by now is the writer's business. What is not
-            # in the ledger stays in the journal for the next build.
-            if not any(True for _ in _uncommitted(journal, trajectories)):
-                journal.clear()
+    def make(recovered: pa.Table) -> Iterator[pa.RecordBatch]:
+        due = unsettled(trajectories, rater.identity, recovered)
+        wanted = due if max_trajectories is None else due.slice(0, max_trajectories)
+        if wanted.num_rows:
+            yield from rater.rate(Unrated(trajectories, wanted), journal)
+        say_left(due.num_rows - wanted.num_rows)
 
-    return pa.RecordBatchReader.from_batches(SCHEMA, batches())
+    return journal.stream(make)
+
+
+def say_left(trajectories: int) -> None:
+    """Say how many are left for later builds because of `rater_max_trajectories`, if any."""
+    if trajectories:
+        say(
+            f"rating: {trajectories:,} trajectories stay unrated because of "
+            "rater_max_trajectories. Raise it, or build again to go on."
+        )
 
 
 def record_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
@@ -207,7 +224,7 @@ def record_batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(rows), schema=SCHEMA)
 
 
-def _ledger() -> str:
+def ledger_sql() -> str:
     """The ledger as it is now, as SQL to select from."""
     if lake.open_table(TABLE) is None:
         nothing = ", ".join(f"null as {name}" for name in SCHEMA.names)
@@ -215,43 +232,18 @@ def _ledger() -> str:
     return f"delta_scan({lake.sql_text(lake.table_path(TABLE))})"
 
 
-def _uncommitted(
-    journal: Journal, trajectories: duckdb.DuckDBPyRelation
-) -> Iterator[pa.RecordBatch]:
-    """The journal's ratings that the ledger does not have, each once."""
-    ids = pa.table(
-        {"rating_id": [rating["rating_id"] for rating in journal.ratings()]},
-        schema=pa.schema([("rating_id", pa.string())]),
-    )
-    known: set[str] = set()
-    if ids.num_rows:
-        there = trajectories.query(
-            "given", f"select rating_id from {_ledger()} semi join ids using (rating_id)"
-        )
-        known.update(there.to_arrow_table()["rating_id"].to_pylist())
-    rows: list[dict[str, Any]] = []
-    for rating in journal.ratings():
-        if rating["rating_id"] not in known:
-            known.add(rating["rating_id"])
-            rows.append(rating)
-        if len(rows) == _RECOVERED_ROWS:
-            yield record_batch(rows)
-            rows = []
-    if rows:
-        yield record_batch(rows)
-
-
-def _wanted(
-    trajectories: duckdb.DuckDBPyRelation,
-    rater_id: str,
-    recovered: pa.Table,
-    max_trajectories: int | None,
+def unsettled(
+    trajectories: duckdb.DuckDBPyRelation, identity: Identity, recovered: pa.Table
 ) -> pa.Table:
     """What is still to be rated: content_sha256, trajectory_id, score, attempt.
 
-    Ratings just recovered count, whether or not they are committed by now. Where trajectories of
-    one content disagree on the environment's score, the lowest counts.
+    In the order of `attempt`, then of the hash. Ratings just recovered count, whether or not they
+    are committed by now. Where trajectories of one content disagree on the environment's score,
+    the lowest counts. What was too long, or shortened, is settled only under the rule that it was
+    so by (`long_rule`).
     """
+    # A ledger from before these columns were there has none of them, but recovered rows do.
+    rule = lake.sql_text(identity.long_rule)
     return trajectories.query(
         "given",
         f"""
@@ -259,13 +251,16 @@ def _wanted(
             select
                 content_sha256,
                 max(attempt) as attempts,
-                bool_or(status <> 'failed') as is_settled,
+                bool_or(
+                    status = 'too_long' and coalesce(long_rule, 'too_long:endpoint') = {rule}
+                    or status not in ('too_long', 'failed') and coalesce(long_rule, {rule}) = {rule}
+                ) as is_settled,
             from (
-                select content_sha256, rater_id, status, attempt from {_ledger()}
-                union all
-                select content_sha256, rater_id, status, attempt from recovered
+                from {ledger_sql()}
+                union all by name
+                from recovered
             )
-            where rater_id = '{rater_id}'
+            where rater_id = '{identity.rater_id}'
             group by content_sha256
         )
 
@@ -279,6 +274,5 @@ def _wanted(
         where is_settled is not true
         group by content_sha256
         order by attempt, content_sha256
-        limit {"all" if max_trajectories is None else max_trajectories}
         """,
     ).to_arrow_table()

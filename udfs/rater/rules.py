@@ -27,13 +27,25 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 
+from udfs.rater.evidence import (
+    ENDING_ACTIONS,
+    NOTHING_FOUND,
+    Action,
+    Step,
+    actions_of,
+    contents,
+    error_class,
+    quoted,
+    replies_to,
+)
+
 # Any change of a rule, a weight or a pattern is another rater: count this up.
-RULES_VERSION = "rules-v1"
+RULES_VERSION = "rules-v2"
 
 # What one step can lose. A step that the environment could not use at all weighs most; a refused
 # call at least meant something; a failure may be the environment's own; a search that misses and
@@ -62,8 +74,20 @@ ENVIRONMENT_SCORE_POINTS = 2.5
 
 FULL_SCORE = 5.0
 
-# A step of the unified trajectory (`udfs.schema.STEP`) as plain Python.
-Step = Mapping[str, Any]
+# The fault that an error in an observation is.
+_FAULT_OF_ERROR = {
+    "unknown_tool": "invalid_action",
+    "invalid_action": "invalid_action",
+    "invalid_arguments": "rejected_call",
+    "not_found": "nothing_found",
+    NOTHING_FOUND: "nothing_found",
+    "program_error": "program_error",
+    "timeout": "failed_call",
+    "permission": "failed_call",
+    "rate_limit": "failed_call",
+    "http_error": "failed_call",
+    "other": "failed_call",
+}
 
 
 class Verdict(NamedTuple):
@@ -72,68 +96,6 @@ class Verdict(NamedTuple):
     rater_score: float
     explanation: str
 
-
-class _Action(NamedTuple):
-    name: str  # "search" of search[cats]; the whole text where there is no such form
-    argument: str
-    is_call: bool  # a call or a labelled action; false for a plain answer
-
-
-# How an observation says that something went wrong. All look at the beginning of an observation
-# (or of one of its lines), because pages, mails and source code quote error messages in passing.
-_ERRORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (fault, re.compile(pattern, re.IGNORECASE | re.MULTILINE))
-    for fault, pattern in (
-        # HotpotQA's ReAct wrappers: "Invalid action: …", "Invalid Action. Valid Actions are …".
-        ("invalid_action", r"\A(?:error: )?(?:invalid|unknown) action\b"),
-        ("invalid_action", r"\A(?:error: )?(?:the |your )?action is (?:invalid|not valid)"),
-        # ALFWorld says "Nothing happens."; AgentBench's copy of it "Nothing happened".
-        ("invalid_action", r"\Anothing (?:happens|happened)\b"),
-        # ScienceWorld and the Infocom parsers behind TextWorld and Jericho.
-        ("invalid_action", r"\Ano known action matches that input"),
-        ("invalid_action", r"\Athat's not a verb I recogni[sz]e"),
-        # Function-calling agents: LangChain ("… is not a valid tool, try one of"), ToolBench
-        # ("No such function name: …"), OpenAI-style loops ("Unknown tool", "Tool … not found").
-        ("invalid_action", r"\A.{0,80}\bis not a valid (?:tool|function|action)\b"),
-        ("invalid_action", r"\A.{0,20}\bno such (?:function|tool)\b"),
-        ("invalid_action", r"\A(?:error: )?unknown (?:tool|function)\b"),
-        (
-            "invalid_action",
-            r"\A(?:error: )?(?:tool|function) \S{1,80} (?:not found|does not exist)",
-        ),
-        # ToolAlpaca's simulator: "Parameter type error: …", "Parameter … missing".
-        ("rejected_call", r"\Aparameter (?:type )?error\b"),
-        ("rejected_call", r"\A.{0,80}\bmissing (?:\d+ )?required\b"),
-        ("rejected_call", r"\A(?:error: )?(?:invalid|missing) (?:parameter|argument|input)s?\b"),
-        ("rejected_call", r"\A\d+ validation errors? for\b"),  # pydantic
-        # AgentBench's knowledge graph: "get_relations(x) cannot be executed. You may …".
-        ("rejected_call", r"\A.{0,200}\bcannot be executed\b"),
-        # LangChain's document store.
-        ("rejected_call", r"\A.{0,40}\bpage searched was not found, so you cannot lookup\b"),
-        ("rejected_call", r"\A(?:status code: |http(?:/[\d.]+)? )(?:400|405|415|422)\b"),
-        # HotpotQA: "Could not find [X]. Similar: […]", "No more results."; FireAct: "None".
-        ("nothing_found", r"\Acould not find\b"),
-        ("nothing_found", r"\Ano (?:more )?results?(?: found)?\b"),
-        ("nothing_found", r"\A(?:none|\[\])\Z"),
-        ("nothing_found", r"\A(?:status code: |http(?:/[\d.]+)? )(?:404|410)\b"),
-        # tau-bench: "Error: user not found".
-        ("nothing_found", r"\Aerror: [^\n]{0,80}\bnot found\b"),
-        # Code agents: Python's traceback, a shell's and MySQL's own words.
-        ("program_error", r"^Traceback \(most recent call last\)"),
-        ("program_error", r"^[^\n]{0,80}: command not found$"),
-        ("program_error", r"\A.{0,40}You have an error in your SQL syntax"),
-        ("program_error", r"\A(?-i:[A-Z]\w*(?:Error|Exception))\b"),  # not "Terror …"
-        # ToolBench and JSON interfaces: {"error": "…"}, where "" means none.
-        ("failed_call", r'\A\{\s*"error"\s*:\s*(?:"[^"]|\{|true)'),
-        ("failed_call", r"\A(?:status code: |http(?:/[\d.]+)? )[45]\d\d\b"),
-        ("failed_call", r"\A(?:an )?error(?:[:!.]| (?:occurred|executing|in|while)\b)"),
-    )
-)
-
-# Actions that end a run: ReAct's and FireAct's finish[…], AgentBench's answer, code agents' submit.
-_ENDING_ACTIONS = frozenset(
-    {"finish", "final answer", "final_answer", "answer", "submit", "done", "stop", "exit", "end"}
-)
 
 # Observations that end a run: FireAct, HotpotQA, tau-bench's hand-over to a person, WebShop.
 _ENDED = re.compile(
@@ -144,13 +106,6 @@ _ENDED = re.compile(
 
 # ToolBench's Finish call says in its arguments that the agent gave up.
 _GAVE_UP = re.compile(r"give[_ ]up", re.IGNORECASE)
-
-# "Action: …", "ACTION: …" (ALFWorld), "Act: …" (AgentBench), "Action 3: …" (ReAct).
-_ACTION_LABEL = re.compile(
-    r"^[ \t]*(?:action|act)(?: \d+)?[ \t]*:(.*)", re.IGNORECASE | re.MULTILINE | re.DOTALL
-)
-_BRACKETED = re.compile(r"\A([\w ]{1,40}?)\s*\[(.*)\]\s*\Z", re.DOTALL)
-_OBSERVATION_LABEL = re.compile(r"\A\s*observation(?: \d+)?[ \t]*:\s*", re.IGNORECASE)
 
 # WebShop's text pages separate what can be seen and clicked with this mark.
 _PAGE_MARK = "[SEP]"
@@ -165,8 +120,8 @@ def rate_steps(steps: Sequence[Step], score: float | None) -> Verdict:
     """
     if not steps:
         return Verdict(0.0, f"{RULES_VERSION}: 0.0 of 5\nno steps: nothing to rate")
-    actions = [_actions(step) for step in steps]
-    replies = [_replies(steps, actions, i) for i in range(len(steps))]
+    actions = [actions_of(step) for step in steps]
+    replies = [replies_to(steps, actions, i) for i in range(len(steps))]
     lines: list[str] = []
 
     lost = 0.0
@@ -226,62 +181,9 @@ def rate_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     )
 
 
-def _actions(step: Step) -> list[_Action] | None:
-    """What the agent did in a step; None where the log does not show it.
-
-    tau-bench leaves calls out of its conversations: the tool's answer is the only trace of one.
-    """
-    calls = step["tool_calls"] or []
-    if calls:
-        return [_Action(c["name"] or "", _argument(c["arguments"] or ""), True) for c in calls]
-    text = (step["output"] or "").strip()
-    if not text and _contents(step, "environment"):
-        return None
-    text = text or "\n".join(_contents(step, "agent"))
-    labelled = _ACTION_LABEL.search(text)
-    if not labelled:
-        return [_Action(text, "", False)] if text else []
-    action = labelled.group(1).strip()
-    bracketed = _BRACKETED.match(action)
-    if bracketed:
-        return [_Action(bracketed.group(1), bracketed.group(2).strip(), True)]
-    return [_Action(action, "", True)] if action else []
-
-
-def _argument(arguments: str) -> str:
-    """Arguments to compare by: of a JSON object with one text value, that value."""
-    try:
-        value = json.loads(arguments)
-    except ValueError:
-        return arguments.strip()
-    if isinstance(value, dict) and len(value) == 1:
-        (value,) = value.values()
-    return value.strip() if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _contents(step: Step, source: str) -> list[str]:
-    """The texts of a step's observations from one source. The agent's are its own last words."""
-    return [o["content"] or "" for o in step["observations"] or [] if o["source"] == source]
-
-
-def _replies(steps: Sequence[Step], actions: Sequence[list[_Action] | None], i: int) -> list[str]:
-    """What the environment said to step i; empty where nothing is known.
-
-    In some chats the environment speaks as the user. A user's words are taken for an observation
-    only where the step acted, so that a person's answer is not searched for error messages.
-    """
-    said = _contents(steps[i], "environment")
-    if not said and any(action.is_call for action in actions[i] or []):
-        said = _contents(steps[i], "user")
-        if not said and i + 1 < len(steps):
-            said = [steps[i + 1]["input"] or ""]
-    cleaned = (_OBSERVATION_LABEL.sub("", text).strip() for text in said)
-    return [text for text in cleaned if text]
-
-
 def _worst_fault(
     step: Step,
-    actions: list[_Action] | None,
+    actions: list[Action] | None,
     replies: list[str],
     page: str,
     seen: Counter[tuple[str, str]],
@@ -295,14 +197,14 @@ def _worst_fault(
             faults.append(
                 (
                     "repeated_action",
-                    f"{_quoted(_shown(actions))} again brought the same observation",
+                    f"{quoted(_shown(actions))} again brought the same observation",
                 )
             )
     return max(faults, key=lambda fault: STEP_POINTS[fault[0]], default=None)
 
 
 def _action_faults(
-    step: Step, actions: list[_Action] | None, page: str
+    step: Step, actions: list[Action] | None, page: str
 ) -> Iterator[tuple[str, str]]:
     if actions is None:
         return
@@ -313,7 +215,7 @@ def _action_faults(
             yield "empty_action", "a call without a name"
         is_click = action.name.lower() == "click" and _PAGE_MARK in page
         if is_click and _folded(action.argument) not in _folded(page):
-            yield "invalid_action", f"{_quoted(_shown([action]))} is not on the page shown"
+            yield "invalid_action", f"{quoted(_shown([action]))} is not on the page shown"
     for call in step["tool_calls"] or []:
         if _is_broken_json(call["arguments"] or ""):
             yield "invalid_action", f"arguments of {call['name']} are no JSON"
@@ -321,25 +223,22 @@ def _action_faults(
 
 def _reply_faults(replies: list[str]) -> Iterator[tuple[str, str]]:
     for reply in replies:
-        for name, pattern in _ERRORS:
-            if pattern.search(reply):
-                yield name, f"observation {_quoted(reply)}"
-                break
+        error = error_class(reply)
+        if error:
+            yield _FAULT_OF_ERROR[error], f"observation {quoted(reply)}"
 
 
 def _why_unfinished(
-    last: Step, actions: list[_Action] | None, replies: list[str], score: float | None
+    last: Step, actions: list[Action] | None, replies: list[str], score: float | None
 ) -> str | None:
     """Why a run did not come to its end; None where it did, or where the log does not tell."""
-    if any(
-        a.name.lower() in _ENDING_ACTIONS and _GAVE_UP.search(a.argument) for a in actions or []
-    ):
+    if any(a.name.lower() in ENDING_ACTIONS and _GAVE_UP.search(a.argument) for a in actions or []):
         return "the agent gave up"
-    if (score is not None and score > 0.0) or _contents(last, "agent"):
+    if (score is not None and score > 0.0) or contents(last, "agent"):
         return None
     if actions == []:
         return "the last step does nothing"
-    if any(not a.is_call or a.name.lower() in _ENDING_ACTIONS for a in actions or []):
+    if any(not a.is_call or a.name.lower() in ENDING_ACTIONS for a in actions or []):
         return None
     if replies and not _ENDED.match(replies[-1]):
         return "the last observation was never answered"
@@ -360,15 +259,9 @@ def _is_broken_json(arguments: str) -> bool:
     return False
 
 
-def _shown(actions: Sequence[_Action]) -> str:
+def _shown(actions: Sequence[Action]) -> str:
     return "; ".join(f"{a.name}[{a.argument}]" if a.argument else a.name for a in actions)
 
 
 def _folded(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def _quoted(text: str, most: int = 80) -> str:
-    """A text on one line for an explanation, marked where it goes on."""
-    line = " ".join(text.split())
-    return f"'{line}'" if len(line) <= most else f"'{line[:most]}…'"

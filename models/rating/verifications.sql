@@ -1,0 +1,60 @@
+{{ config(materialized="delta", strategy="upsert", unique_key="trajectory_id") }}
+{%- set key = verifier_key() %}
+{{ rebuild_on(key) }}
+
+with trajectories as (
+
+    select * from {{ ref("trajectories") }}
+
+),
+
+-- New ones, and runs that have grown since they were verified.
+pending as (
+
+    select
+        trajectory_id,
+        content_sha256,
+        tools,
+        steps,
+    from trajectories
+    {% if is_delta_incremental(key) -%}
+    where
+        not exists (
+            select 1
+            from {{ this }} as verified
+            where
+                verified.trajectory_id = trajectories.trajectory_id
+                and verified.content_sha256 = trajectories.content_sha256
+        )
+    {%- endif %}
+
+),
+
+verified as (
+
+    select
+        trajectory_id,
+        content_sha256,
+        verify(tools, steps) as result,
+    from pending
+
+),
+
+described as (
+
+    select
+        trajectory_id,
+        content_sha256,
+        result.calls,
+        result.calls_checked,
+        result.format_ok,
+        result.first_failed_step,
+        result.failures,
+        result.error_observations,
+        result.error_classes,
+        result.errors,
+    from verified
+
+)
+
+select * from described
