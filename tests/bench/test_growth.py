@@ -40,7 +40,7 @@ duckdb.sql(f"copy (from read_json('{sys.argv[1]}')) to '{sys.argv[2]}' (format p
 
 FLOORS = {
     "landing": ["dbt", "run", "--quiet", "--select", "raw_records"],
-    "standardizer": ["dbt", "run", "--quiet", "--select", "trajectories", "quarantine", "steps"],
+    "standardizer": ["dbt", "run", "--quiet", "--select", "models/core"],
     "seeds": ["dbt", "seed", "--quiet"],
     "rating (rules)": ["dbt", "run", "--quiet", "--select", "models/rating"],
     "curation, plan, samples": ["dbt", "run", "--quiet",

@@ -88,7 +88,7 @@ def test_standardizer(workplace: Path, shared: Path, monkeypatch: pytest.MonkeyP
             for code in (LOADS_AND_DUMPS, SCAN_TO_PARQUET)
         ]
         _, peak = measure(
-            ["dbt", "run", "--quiet", "--select", "raw_records", "trajectories", "quarantine"]
+            ["dbt", "run", "--quiet", "--select", "+quarantine"]
         )
         with lake.connect() as connection:
             refused = connection.sql("select reason, count(*) from quarantine group by all")
@@ -108,4 +108,5 @@ def test_standardizer(workplace: Path, shared: Path, monkeypatch: pytest.MonkeyP
             f"{seconds / scan:.1f}×",
         )
     Console(width=120).print(table)
-    assert all(peak < 2_048 for *_, peak, _ in rows), "memory grows with the input"
+    # A gigabyte may not take what a quarter of one does not.
+    assert all(peak < 3_072 for *_, peak, _ in rows), "memory grows with the input"
