@@ -87,9 +87,7 @@ def test_standardizer(workplace: Path, shared: Path, monkeypatch: pytest.MonkeyP
             measure([sys.executable, "-c", code, str(lines), str(folder / "peer.out")])[0]
             for code in (LOADS_AND_DUMPS, SCAN_TO_PARQUET)
         ]
-        _, peak = measure(
-            ["dbt", "run", "--quiet", "--select", "+quarantine"]
-        )
+        _, peak = measure(["dbt", "run", "--quiet", "--select", "+quarantine"])
         with lake.connect() as connection:
             refused = connection.sql("select reason, count(*) from quarantine group by all")
             assert refused.fetchall() == [], "what is refused costs less than what is read"
