@@ -45,7 +45,14 @@ from udfs.settings import exports_folder
 
 # The tables that an export reads.
 _PLAN = "training_plan"
-_READ = (_PLAN, "sft_samples", "recipe_settings", "curated_trajectories")
+_READ = (
+    _PLAN,
+    "sft_samples",
+    "conversations",
+    "recipe_settings",
+    "quota_settings",
+    "curated_trajectories",
+)
 
 _COLUMNS = (
     "position",
@@ -291,9 +298,7 @@ def _origin(
     rows = _query(
         connection,
         """
-        select distinct
-            filter, seed, epochs, eval_fraction, token_budget, temperature,
-            matched_by, weight, max_repeats,
+        select distinct * exclude (recipe, source, is_excluded)
         from recipe_settings
         where recipe = $recipe
         order by matched_by
@@ -316,13 +321,33 @@ def _origin(
             f"There is no recipe '{recipe}' in the lake; there are: {', '.join(known)}. Add it to "
             "dbt_project/seeds/recipes.csv and run `dbt build`."
         )
-    of_source = ("matched_by", "weight", "max_repeats")
-    settings = {key: value for key, value in rows[0].items() if key not in of_source}
+    of_source = ("weight", "max_repeats", "is_general")
+    settings = {
+        key: value for key, value in rows[0].items() if key not in (*of_source, "matched_by")
+    }
     settings["sources"] = {
-        row["matched_by"]: {"weight": row["weight"], "max_repeats": row["max_repeats"]}
+        row["matched_by"]: {key: row[key] for key in of_source}
         for row in rows
         if row["matched_by"] is not None
     }
+    settings["excluded_sources"] = [
+        row["source"]
+        for row in _query(
+            connection,
+            "select source from recipe_settings where recipe = $recipe and is_excluded order by 1",
+            recipe,
+        )
+    ]
+    settings["quotas"] = _query(
+        connection,
+        """
+        select dimension, value, max_trajectories
+        from quota_settings
+        where recipe = $recipe
+        order by dimension, value
+        """,
+        recipe,
+    )
     return {
         "recipe": recipe,
         "recipe_sha256": sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
@@ -419,6 +444,7 @@ def _planned_rows(
             {", ".join(_COLUMNS)},
         from cuts
         inner join sft_samples using (trajectory_id)
+        inner join conversations using (trajectory_id)
         where recipe = $recipe
         order by split desc, position
         """,

@@ -17,6 +17,7 @@ from duckdb.func import ARROW, NATIVE, SPECIAL
 from duckdb.sqltypes import DuckDBPyType
 
 from udfs import lake, settings, sources
+from udfs.curation.interleaving import interleave
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.rater import configured_raters, verification
 from udfs.recipes import checked_filter
@@ -77,9 +78,8 @@ FUNCTIONS = (
     ),
     Function("source_settings", sources.source_settings, (pa.string(),), sources.SETTINGS),
     Function("source_versions", sources.source_versions, (), pa.string(), is_scalar=True),
-    Function(
-        "checked_filter", checked_filter, (pa.string(), pa.string()), pa.string(), is_scalar=True
-    ),
+    Function("interleave", interleave, (pa.list_(pa.int64()),), pa.list_(pa.int32())),
+    Function("checked_filter", checked_filter, (pa.string(),) * 3, pa.string(), is_scalar=True),
     Function("table_path", lake.table_path, (pa.string(),), pa.string(), is_scalar=True),
     Function("table_rebuild_key", lake.rebuild_key, (pa.string(),), pa.string(), is_scalar=True),
 )

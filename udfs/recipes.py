@@ -1,6 +1,6 @@
 """Filter expressions of recipes: what one may say, and the SQL that comes of it.
 
-A recipe's filter is a boolean SQL expression over one row of `rated_trajectories`, such as
+A recipe's filter is a boolean SQL expression over one row of `measured_trajectories`, such as
 ``rater_score >= 4.0 and len(steps) <= 40``. It ends up inside a model's SQL, so it is parsed, and
 only what is listed here passes: the columns of `FILTER_COLUMNS` and the operators and functions
 of `FILTER_FUNCTIONS`, which depend on their arguments alone. Everything else is refused by not
@@ -65,6 +65,22 @@ FILTER_COLUMNS = pa.schema(
         ("first_failed_step", pa.int32()),
         ("error_observations", pa.int32()),
         ("error_classes", pa.list_(pa.string())),  # contains(error_classes, 'timeout')
+        ("task_key", pa.string()),
+        ("estimated_tokens", pa.int64()),
+        ("step_count", pa.int32()),
+        ("trainable_step_count", pa.int32()),
+        ("flagged_step_count", pa.int32()),
+        ("repeated_step_count", pa.int32()),
+        ("self_correction_count", pa.int32()),
+        ("first_error_step", pa.int32()),  # null where no step is an error
+        ("has_loop", pa.bool_()),
+        ("is_finished", pa.bool_()),
+        ("flag_names", pa.list_(pa.string())),  # contains(flag_names, 'repeated_action')
+        ("near_duplicate_cluster", pa.string()),  # null where nothing is nearly the same
+        ("near_duplicate_cluster_size", pa.int64()),
+        ("benchmarks", pa.list_(pa.string())),  # null where it has nothing of any
+        ("personal_data_kinds", pa.list_(pa.string())),
+        ("personal_data_count", pa.int32()),
     ]
 )
 
@@ -127,7 +143,7 @@ _CAST_TYPES = (
 )
 
 
-def checked_filter(recipe: str | None, expression: str | None) -> str:
+def checked_filter(recipe: str | None, column: str | None, expression: str | None) -> str:
     """Check a recipe's filter and give the SQL to put into a model.
 
     Comments go. A cast of a column becomes a `try_cast`: a row whose value cannot be cast gets
@@ -135,6 +151,7 @@ def checked_filter(recipe: str | None, expression: str | None) -> str:
 
     Args:
         recipe: the recipe's name, for messages.
+        column: the column of `recipes.csv` that the filter stands in, for messages.
         expression: the filter, in DuckDB's dialect.
 
     Returns:
@@ -144,7 +161,7 @@ def checked_filter(recipe: str | None, expression: str | None) -> str:
         ConfigError: the expression does not parse, is more than one, uses a column or function
             that is not listed, or is not a condition.
     """
-    check = _Check(recipe or "", expression or "")
+    check = _Check(recipe or "", column or "filter", expression or "")
     tree = check.parse()
     for node in tree.walk():
         check.node(node)
@@ -162,8 +179,9 @@ def _forgiving(node: exp.Expr) -> exp.Expr:
 class _Check:
     """One filter under test; every method raises `ConfigError` with the place of the fault."""
 
-    def __init__(self, recipe: str, expression: str) -> None:
+    def __init__(self, recipe: str, column: str, expression: str) -> None:
         self._recipe = recipe
+        self._column = column
         self._expression = expression
         self._tokens: list[Token] = []
 
@@ -217,9 +235,9 @@ class _Check:
         """Let DuckDB check the types, on one row of nulls."""
         nulls = pa.table([pa.nulls(1, field.type) for field in FILTER_COLUMNS], FILTER_COLUMNS)
         with duckdb.connect() as connection:
-            connection.register("rated_trajectories", nulls)
+            connection.register("measured_trajectories", nulls)
             try:
-                result = connection.sql(f"select ({sql}) from rated_trajectories")
+                result = connection.sql(f"select ({sql}) from measured_trajectories")
                 result.fetchall()
             except duckdb.Error as error:
                 self._refuse(str(error).splitlines()[0].rstrip("."))
@@ -232,7 +250,7 @@ class _Check:
             before = self._expression[:start].split("\n")
             place = f" at line {len(before)}, column {len(before[-1]) + 1}"
         raise ConfigError(
-            f"Recipe '{self._recipe}': the filter `{self._expression}` cannot be used{place}: "
+            f"Recipe '{self._recipe}': the {self._column} `{self._expression}` cannot be used{place}: "
             f"{fault}. Change it in dbt_project/seeds/recipes.csv."
         )
 

@@ -132,3 +132,23 @@ def materialize(result, connection):
     ).columns[0].values()[0] -%}
     {{ return(state is not none and (key is none or state == key)) }}
 {% endmacro %}
+
+
+{#
+    Whether a row of `rows` (with `trajectory_id` and `content_sha256`) is to be computed: a
+    trajectory that the model's own table has not, or has with another content, since it has
+    grown. Without a table that may be added to, every row is.
+#}
+{% macro is_new_content(rows, key) -%}
+    {%- if is_delta_incremental(key) -%}
+        not exists (
+            select 1
+            from {{ this }} as known
+            where
+                known.trajectory_id = {{ rows }}.trajectory_id
+                and known.content_sha256 = {{ rows }}.content_sha256
+        )
+    {%- else -%}
+        true
+    {%- endif -%}
+{%- endmacro %}

@@ -75,3 +75,68 @@ aggregate(
             )
         )
 {%- endmacro %}
+
+
+{# The sum of a list of whole numbers; 0 of an empty one. #}
+{% macro sum_of(numbers) %}{{ return(adapter.dispatch("sum_of")(numbers)) }}{% endmacro %}
+{% macro duckdb__sum_of(numbers) %}cast(coalesce(list_sum({{ numbers }}), 0) as bigint){% endmacro %}
+{% macro spark__sum_of(numbers) %}aggregate({{ numbers }}, cast(0 as bigint), (sum, number) -> sum + number){% endmacro %}
+
+
+{# The sum of those of a list of whole numbers where a list of flags says so. #}
+{% macro sum_where(numbers, flags) %}{{ return(adapter.dispatch("sum_where")(numbers, flags)) }}{% endmacro %}
+{% macro duckdb__sum_where(numbers, flags) -%}
+cast(coalesce(list_sum(list_transform({{ numbers }}, lambda number, i: case when {{ flags }}[i] then number else 0 end)), 0) as bigint)
+{%- endmacro %}
+{% macro spark__sum_where(numbers, flags) -%}
+aggregate(zip_with({{ numbers }}, {{ flags }}, (number, flag) -> if(flag, number, 0)), cast(0 as bigint), (sum, number) -> sum + number)
+{%- endmacro %}
+
+
+{# How many a list has; null of none. #}
+{% macro length_of(list) %}{{ return(adapter.dispatch("length_of")(list)) }}{% endmacro %}
+{% macro duckdb__length_of(list) %}cast(len({{ list }}) as integer){% endmacro %}
+{% macro spark__length_of(list) %}case when {{ list }} is not null then size({{ list }}) end{% endmacro %}
+
+
+{# A group's different texts in order, as a list. #}
+{% macro distinct_texts(text) %}{{ return(adapter.dispatch("distinct_texts")(text)) }}{% endmacro %}
+{% macro duckdb__distinct_texts(text) %}list_sort(list(distinct {{ text }})){% endmacro %}
+{% macro spark__distinct_texts(text) %}array_sort(collect_set({{ text }})){% endmacro %}
+
+
+{# Whether a text of words with blanks between them has a word. #}
+{% macro has_word(words, word) -%}
+instr(concat(' ', {{ words }}, ' '), concat(' ', {{ word }}, ' ')) > 0
+{%- endmacro %}
+
+
+{# Whether a column's text is one of a list of texts. #}
+{% macro is_one_of(column, texts) -%}
+{%- if texts -%}
+{{ column }} in ({% for text in texts %}{{ text_literal(text) }}{{ ", " if not loop.last }}{% endfor %})
+{%- else -%}
+false
+{%- endif -%}
+{%- endmacro %}
+
+
+{# In a select list: one row for each item of a list, as `item`, with its `place` from 0. #}
+{% macro each_with_place(list, item, place) %}{{ return(adapter.dispatch("each_with_place")(list, item, place)) }}{% endmacro %}
+{% macro duckdb__each_with_place(list, item, place) -%}
+unnest({{ list }}) as {{ item }},
+        generate_subscripts({{ list }}, 1) - 1 as {{ place }}
+{%- endmacro %}
+{% macro spark__each_with_place(list, item, place) %}posexplode({{ list }}) as ({{ place }}, {{ item }}){% endmacro %}
+
+
+{# What the agent put out in the last step of a list. #}
+{% macro last_output(steps) %}{{ return(adapter.dispatch("last_output")(steps)) }}{% endmacro %}
+{% macro duckdb__last_output(steps) %}{{ steps }}[len({{ steps }})].output{% endmacro %}
+{% macro spark__last_output(steps) %}element_at({{ steps }}, -1).output{% endmacro %}
+
+
+{# In a select list: one row for each word of a text. #}
+{% macro each_word(text) %}{{ return(adapter.dispatch("each_word")(text)) }}{% endmacro %}
+{% macro duckdb__each_word(text) %}unnest(list_filter(string_split({{ text }}, ' '), lambda word: word <> '')){% endmacro %}
+{% macro spark__each_word(text) %}explode(filter(split({{ text }}, ' '), word -> word <> '')){% endmacro %}

@@ -1,5 +1,5 @@
 {#
-    Steps as messages in OpenAI's shape, and which of them are learned from.
+    Steps as messages in OpenAI's shape, each with the step that it is from.
 
     | in a step                                        | becomes                                        |
     |--------------------------------------------------|------------------------------------------------|
@@ -12,22 +12,14 @@
 
     An observation answers a tool where it names the tool or the call, or where the format has
     tool turns of its own. The label is the one that stood in the source's own user turns (which
-    may be none), else "Observation: ". A turn is learned from where the source does not mask the
-    step and the agent said something in it.
+    may be none), else "Observation: ".
 #}
 
 
-{# Whether anything in a list of steps is learned from; never null. #}
-{% macro has_trainable_output(steps) %}{{ return(adapter.dispatch("has_trainable_output")(steps)) }}{% endmacro %}
-{% macro duckdb__has_trainable_output(steps) -%}
-coalesce(
-            len(list_filter({{ steps }}, lambda step: {{ _is_learned("step") }})) > 0,
-            false
-        )
-{%- endmacro %}
-
-
-{# A trajectory's turns: a list of messages, each with `is_learned` beside its fields. #}
+{#
+    A trajectory's turns: a list of messages, each with `step_id` (null for the system prompt) and
+    `is_agent` (the agent's own, and it says something) beside its fields.
+#}
 {% macro turns(system_prompt, steps, format, label) %}{{ return(adapter.dispatch("turns")(system_prompt, steps, format, label)) }}{% endmacro %}
 {% macro duckdb__turns(system_prompt, steps, format, label) -%}
 list_concat(
@@ -38,7 +30,7 @@ list_concat(
             flatten(list_transform({{ steps }}, lambda step: list_concat(
                 case
                     when step.input is not null
-                        then [{{ _turn("'user'", "step.input") }}]
+                        then [{{ _turn("'user'", "step.input", step_id="step.step_id") }}]
                 end,
                 case
                     when step.output is not null or {{ _agent_says("step") }}
@@ -49,16 +41,17 @@ list_concat(
                             tool_calls="case when " ~ _has_calls("step") ~ " then list_transform("
                             ~ "step.tool_calls, lambda c: {'id': c.call_id, 'type': 'function', "
                             ~ "'function': {'name': c.name, 'arguments': c.arguments}}) end",
-                            is_learned=_is_learned("step"),
+                            step_id="step.step_id",
+                            is_agent=_agent_says("step"),
                         ) }}]
                 end,
                 list_transform(
                     list_filter(step.observations, lambda seen: seen.source <> 'agent'),
                     lambda seen: case
                         when seen.source = 'user'
-                            then {{ _turn("'user'", "seen.content") }}
+                            then {{ _turn("'user'", "seen.content", step_id="step.step_id") }}
                         when {{ label }} is not null
-                            then {{ _turn("'user'", label ~ " || seen.content") }}
+                            then {{ _turn("'user'", label ~ " || seen.content", step_id="step.step_id") }}
                         when
                             seen.call_id is not null
                             or seen.name is not null
@@ -70,8 +63,11 @@ list_concat(
                                 "seen.content",
                                 tool_call_id="seen.call_id",
                                 name="seen.name",
+                                step_id="step.step_id",
                             ) }}
-                        else {{ _turn("'user'", "'Observation: ' || seen.content") }}
+                        else {{ _turn(
+                            "'user'", "'Observation: ' || seen.content", step_id="step.step_id"
+                        ) }}
                     end
                 )
             )))
@@ -95,40 +91,83 @@ list_transform(
 {%- endmacro %}
 
 
-{# For each turn of a list, whether it is learned from. #}
-{% macro loss_flags(turns) %}{{ return(adapter.dispatch("loss_flags")(turns)) }}{% endmacro %}
-{% macro duckdb__loss_flags(turns) %}list_transform({{ turns }}, lambda turn: turn.is_learned){% endmacro %}
+{# Of each turn of a list, one of the things that it has beside a message's fields. #}
+{% macro of_turns(turns, name) %}{{ return(adapter.dispatch("of_turns")(turns, name)) }}{% endmacro %}
+{% macro duckdb__of_turns(turns, name) %}list_transform({{ turns }}, lambda turn: turn.{{ name }}){% endmacro %}
 
 
 {#
-    A quarter of the characters of turns and tools, rounded up: the usual rule of thumb for
+    Of each turn of a list, a quarter of its characters, rounded up: the usual rule of thumb for
     English text. Code has more tokens a character, Chinese up to four times as many.
 #}
-{% macro estimated_tokens(turns, tools) %}{{ return(adapter.dispatch("estimated_tokens")(turns, tools)) }}{% endmacro %}
-{% macro duckdb__estimated_tokens(turns, tools) -%}
-cast(ceil((
-            coalesce(length({{ tools }}), 0)
-            + list_sum(list_transform({{ turns }}, lambda turn:
-                coalesce(length(turn.content), 0)
-                + coalesce(list_sum(list_transform(turn.tool_calls, lambda c:
-                    coalesce(length(c.function.name), 0)
-                    + coalesce(length(c.function.arguments), 0)
-                )), 0)
-            ))
-        ) / 4) as bigint)
+{% macro turn_tokens(turns) %}{{ return(adapter.dispatch("turn_tokens")(turns)) }}{% endmacro %}
+{% macro duckdb__turn_tokens(turns) -%}
+list_transform({{ turns }}, lambda turn: cast(ceil((
+            coalesce(length(turn.content), 0)
+            + coalesce(list_sum(list_transform(turn.tool_calls, lambda c:
+                coalesce(length(c.function.name), 0)
+                + coalesce(length(c.function.arguments), 0)
+            )), 0)
+        ) / 4) as integer))
+{%- endmacro %}
+
+
+{#
+    For each message, whether it is learned from: it is the agent's own, says something, and is of
+    one of the steps that are trained on.
+#}
+{% macro trained_messages(message_steps, agent_flags, trained_steps) %}{{ return(adapter.dispatch("trained_messages")(message_steps, agent_flags, trained_steps)) }}{% endmacro %}
+{% macro duckdb__trained_messages(message_steps, agent_flags, trained_steps) -%}
+list_transform(
+            {{ agent_flags }},
+            lambda flag, i: flag and list_contains({{ trained_steps }}, {{ message_steps }}[i])
+        )
+{%- endmacro %}
+{% macro spark__trained_messages(message_steps, agent_flags, trained_steps) -%}
+zip_with(
+            {{ agent_flags }},
+            {{ message_steps }},
+            (flag, step_id) -> flag and array_contains({{ trained_steps }}, step_id)
+        )
+{%- endmacro %}
+
+
+{# The columns that a recipe may tell the model, in the order in which it does. #}
+{% macro metadata_columns() %}
+    {{ return([
+        "source", "environment", "task_type", "model_name", "generator", "score", "rater_score"
+    ]) }}
+{% endmacro %}
+
+
+{#
+    What a recipe says of a trajectory to the model: a line `name: value` for each of the columns
+    that `names`, a text of words, has and that is not null; null for no line.
+#}
+{% macro metadata_lines(names) -%}
+nullif(concat_ws(
+            chr(10)
+            {%- for column in metadata_columns() %},
+            case
+                when {{ has_word(names, "'" ~ column ~ "'") }}
+                    then concat('{{ column }}: ', {{ column }})
+            end
+            {%- endfor %}
+        ), '')
 {%- endmacro %}
 
 
 {# The parts of the macros above, in DuckDB's words. #}
 
-{% macro _turn(role, content, tool_calls="null", tool_call_id="null", name="null", is_learned="false") -%}
+{% macro _turn(role, content, tool_calls="null", tool_call_id="null", name="null", step_id="cast(null as integer)", is_agent="false") -%}
 {
                             'role': {{ role }},
                             'content': {{ content }},
                             'tool_calls': {{ tool_calls }},
                             'tool_call_id': {{ tool_call_id }},
                             'name': {{ name }},
-                            'is_learned': {{ is_learned }}
+                            'step_id': {{ step_id }},
+                            'is_agent': {{ is_agent }}
                         }
 {%- endmacro %}
 
@@ -140,5 +179,3 @@ concat_ws(chr(10), {{ step }}.output, nullif(array_to_string(list_transform(list
 {%- endmacro %}
 
 {% macro _agent_says(step) %}({{ _has_calls(step) }} or regexp_matches({{ _agent_text(step) }}, '\S')){% endmacro %}
-
-{% macro _is_learned(step) %}coalesce({{ step }}.is_trainable and {{ _agent_says(step) }}, false){% endmacro %}

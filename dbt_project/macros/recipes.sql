@@ -1,20 +1,22 @@
 {#
-    Whether a row of `rated_trajectories` passes the filter of the recipe in the column `recipe`:
+    Whether a row of `measured_trajectories` passes a filter of the recipe in the column `recipe`:
     a `case` with one branch per recipe, of the filters that `udfs.recipes` has checked.
 
-    Recipes are data, so the seed is read when the model is compiled. Where it is not there yet
-    (`dbt compile` before `dbt seed`) the SQL compiles and refuses to run.
+    Recipes are data, so the table of their settings is read when the model is compiled. Where it
+    is not there yet (`dbt compile` before `dbt build`) the SQL compiles and refuses to run.
 #}
-{% macro passes_filter() %}
-    {%- set recipes = ref("recipes") -%}
+{% macro passes_filter(column) %}
+    {%- set recipes = ref("recipe_settings") -%}
     {%- if not execute or load_relation(recipes) is none -%}
-        {{ return("cast(error('The seed `recipes` is not in this database: run `dbt build`.') as boolean)") }}
+        {{ return("cast(error('There is no table `recipe_settings` in this database: run `dbt build`.') as boolean)") }}
     {%- endif -%}
     {%- set branches = run_query(
         "select concat('when ''', replace(recipe, '''', ''''''), ''' then ',"
-        ~ " checked_filter(recipe, filter)) from " ~ recipes ~ " order by recipe"
+        ~ " checked_filter(recipe, '" ~ column ~ "', " ~ column ~ "))"
+        ~ " from (select distinct recipe, " ~ column ~ " from " ~ recipes ~ ")"
+        ~ " where " ~ column ~ " is not null order by recipe"
     ).columns[0].values() -%}
-    {{ return("case recipe " ~ branches | join(" ") ~ " end") }}
+    {{ return("case recipe " ~ branches | join(" ") ~ " end" if branches else "false") }}
 {% endmacro %}
 
 
@@ -40,47 +42,6 @@
 {% macro div(dividend, divisor) %}{{ return(adapter.dispatch("div")(dividend, divisor)) }}{% endmacro %}
 {% macro duckdb__div(dividend, divisor) %}(({{ dividend }}) // ({{ divisor }})){% endmacro %}
 {% macro spark__div(dividend, divisor) %}(({{ dividend }}) div ({{ divisor }})){% endmacro %}
-
-
-{#
-    Where an item comes to lie when streams are merged one by one, the smallest first.
-
-    Merging two streams puts item i of one with q items at time (2i + 1) / 2q, so the places in
-    the merged stream have a closed form: `merged_place` puts item `index` of a stream into the
-    `smaller_quotas` items merged before it, then moves it by each stream that joins later.
-    Sorting all items by their times instead would heap up the small streams, whose few items
-    have the same times. In whole numbers, so every engine gives the same places.
-#}
-{% macro merged_place(index, quota, smaller_quotas, later) %}{{ return(adapter.dispatch("merged_place")(index, quota, smaller_quotas, later)) }}{% endmacro %}
-{% macro duckdb__merged_place(index, quota, smaller_quotas, later) -%}
-list_reduce(
-            coalesce({{ later }}, []),
-            lambda item, next: {
-                'place': item.place
-                + ((2 * item.place + 1) * next.quota + next.smaller_quotas - 1)
-                // (2 * next.smaller_quotas),
-                'quota': next.quota,
-                'smaller_quotas': next.smaller_quotas
-            },
-            {
-                'place': {{ index }}
-                + ((2 * ({{ index }}) + 1) * {{ smaller_quotas }} + {{ quota }})
-                // (2 * {{ quota }}),
-                'quota': {{ quota }},
-                'smaller_quotas': {{ smaller_quotas }}
-            }
-        ).place
-{%- endmacro %}
-
-{# The streams that are merged later, for `merged_place`: an aggregate, to be put over a window. #}
-{% macro collect_quotas(quota, smaller_quotas) %}{{ return(adapter.dispatch("collect_quotas")(quota, smaller_quotas)) }}{% endmacro %}
-{% macro duckdb__collect_quotas(quota, smaller_quotas) -%}
-list({
-            'place': cast(0 as bigint),
-            'quota': {{ quota }},
-            'smaller_quotas': {{ smaller_quotas }}
-        })
-{%- endmacro %}
 
 
 {# Whether a text can be a folder's name everywhere: lower-case letters, digits, `-` and `_`. #}

@@ -13,14 +13,17 @@ select
     case
         when kept.trajectory_id is null then 'a sample that is not kept'
         when sft_samples.trajectory_id is null then 'kept, and no sample'
-        when len(sft_samples.messages) <> len(sft_samples.loss_flags)
+        when conversations.trajectory_id is null then 'a sample without a conversation'
+        when len(conversations.messages) <> len(sft_samples.loss_flags)
             then 'not one loss flag per message'
         else 'a sample without anything to learn'
     end as failure_reason,
 from kept
 full outer join {{ ref("sft_samples") }} as sft_samples using (recipe, trajectory_id)
+left join {{ ref("conversations") }} as conversations using (trajectory_id)
 where
     kept.trajectory_id is null
     or sft_samples.trajectory_id is null
-    or len(sft_samples.messages) <> len(sft_samples.loss_flags)
+    or conversations.trajectory_id is null
+    or len(conversations.messages) <> len(sft_samples.loss_flags)
     or not list_contains(sft_samples.loss_flags, true)

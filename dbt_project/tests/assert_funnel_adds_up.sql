@@ -29,9 +29,13 @@ where
     funnel.trajectories is distinct from counted.trajectories
     or funnel.trajectories is distinct from (
         funnel.kept
+        + funnel.source_excluded
         + funnel.source_not_in_recipe
         + funnel.not_rated
+        + funnel.benchmark_overlap
         + funnel.filtered
         + funnel.no_trainable_output
         + funnel.duplicate_content
+        + funnel.near_duplicate
+        + funnel.over_quota
     )

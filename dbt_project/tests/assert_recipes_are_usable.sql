@@ -53,3 +53,51 @@ select recipe, source || ' stands more than once in recipe_sources' as failure_r
 from {{ ref("recipe_sources") }}
 group by recipe, source
 having count(*) > 1
+
+union all
+
+select recipe, 'agent_share: more than 0 and below 1, or empty' as failure_reason
+from {{ ref("recipes") }}
+where not (agent_share > 0 and agent_share < 1)
+
+union all
+
+select
+    recipe,
+    'agent_share: it needs general sources; set is_general in recipe_sources' as failure_reason
+from {{ ref("recipes") }}
+where
+    agent_share is not null
+    and recipe not in (select recipe from {{ ref("recipe_sources") }} where is_general)
+
+union all
+
+select recipe, 'metadata_prefix: ' || word || ' is none of its columns' as failure_reason
+from (
+    select
+        recipe,
+        {{ each_word("metadata_prefix") }} as word,
+    from {{ ref("recipes") }}
+)
+where
+    word not in (
+        {%- for column in metadata_columns() %}
+        '{{ column }}'{{ "," if not loop.last }}
+        {%- endfor %}
+    )
+
+union all
+
+select
+    recipe,
+    'quota of ' || dimension || ' ' || value || ': max_trajectories is at least 1'
+        as failure_reason
+from {{ ref("recipe_quotas") }}
+where max_trajectories < 1
+
+union all
+
+select recipe, 'quota of ' || dimension || ': ' || value || ' stands there twice' as failure_reason
+from {{ ref("recipe_quotas") }}
+group by recipe, dimension, value
+having count(*) > 1

@@ -20,7 +20,10 @@ raw_records as (
 
 sources as (
 
-    select distinct source from raw_records
+    select distinct
+        source,
+        {{ is_one_of("source", var("exclude_sources")) }} as is_excluded,
+    from raw_records
 
 ),
 
@@ -29,9 +32,11 @@ matched as (
     select
         recipes.*,
         sources.source,
+        sources.is_excluded,
         coalesce(named.source, others.source) as matched_by,
         coalesce(named.max_repeats, others.max_repeats, 0) as max_repeats,
         coalesce(named.weight, others.weight, 0.0) as weight,
+        coalesce(named.is_general, others.is_general, false) as is_general,
     from recipes
     cross join sources
     left join recipe_sources as named
@@ -48,6 +53,7 @@ described as (
         source,
         matched_by,
         filter,
+        salvage_filter,
         seed,
         epochs,
         max_repeats,
@@ -55,6 +61,14 @@ described as (
         eval_fraction,
         temperature,
         weight,
+        agent_share,
+        excluded_benchmarks,
+        metadata_prefix,
+        is_excluded,
+        is_general,
+        masks_bad_steps,
+        drops_near_duplicates,
+        redacts_personal_data,
     from matched
 
 )

@@ -1,4 +1,15 @@
 {{ config(materialized="delta", on_schema_change="replace") }}
+{%- set reasons = [
+    "source_excluded",
+    "source_not_in_recipe",
+    "not_rated",
+    "benchmark_overlap",
+    "filtered",
+    "no_trainable_output",
+    "duplicate_content",
+    "near_duplicate",
+    "over_quota",
+] %}
 
 with recipe_settings as (
 
@@ -57,12 +68,11 @@ judged as (
         source,
         count(*) as trajectories,
         count(rater_score) as rated,
-        count(case when reason = 'source_not_in_recipe' then 1 end) as source_not_in_recipe,
-        count(case when reason = 'not_rated' then 1 end) as not_rated,
-        count(case when reason = 'filtered' then 1 end) as filtered,
-        count(case when reason = 'no_trainable_output' then 1 end) as no_trainable_output,
-        count(case when reason = 'duplicate_content' then 1 end) as duplicate_content,
+        {% for reason in reasons -%}
+        count(case when reason = '{{ reason }}' then 1 end) as {{ reason }},
+        {% endfor -%}
         count(case when is_kept then 1 end) as kept,
+        count(case when reason = 'salvaged' then 1 end) as salvaged,
         count(distinct case when is_kept then task_key end) as kept_tasks,
     from curated_trajectories
     group by recipe, source
@@ -92,12 +102,11 @@ described as (
         coalesce(refused.quarantined, 0) as quarantined,
         coalesce(judged.trajectories, 0) as trajectories,
         coalesce(judged.rated, 0) as rated,
-        coalesce(judged.source_not_in_recipe, 0) as source_not_in_recipe,
-        coalesce(judged.not_rated, 0) as not_rated,
-        coalesce(judged.filtered, 0) as filtered,
-        coalesce(judged.no_trainable_output, 0) as no_trainable_output,
-        coalesce(judged.duplicate_content, 0) as duplicate_content,
+        {% for reason in reasons -%}
+        coalesce(judged.{{ reason }}, 0) as {{ reason }},
+        {% endfor -%}
         coalesce(judged.kept, 0) as kept,
+        coalesce(judged.salvaged, 0) as salvaged,
         coalesce(judged.kept_tasks, 0) as kept_tasks,
         coalesce(planned.train_trajectories, 0) as train_trajectories,
         coalesce(planned.train_positions, 0) as train_positions,

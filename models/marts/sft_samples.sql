@@ -6,37 +6,68 @@ with curated_trajectories as (
 
 ),
 
+recipe_settings as (
+
+    select * from {{ ref("recipe_settings") }}
+
+),
+
 trajectories as (
 
     select * from {{ ref("trajectories") }}
 
 ),
 
+conversations as (
+
+    select * from {{ ref("conversations") }}
+
+),
+
+-- A task goes to one side with all its trajectories, whatever else is in the lake.
 kept as (
 
     select
         curated_trajectories.recipe,
-        trajectories.trajectory_id,
-        trajectories.source,
-        trajectories.license,
-        trajectories.tools,
-        trajectories.system_prompt,
-        trajectories.steps,
-        trajectories.format,
-        {{ json_text("trajectories.other_information", "$._layout.label") }}
-            as observation_label,
+        curated_trajectories.trajectory_id,
+        curated_trajectories.source,
+        case
+            when
+                {{ hash_fraction("concat_ws('|', recipe_settings.seed, task_key)") }}
+                < recipe_settings.eval_fraction
+                then 'eval'
+            else 'train'
+        end as split,
+        curated_trajectories.trained_steps,
+        curated_trajectories.rater_score,
+        recipe_settings.metadata_prefix as prefixed_columns,
     from curated_trajectories
-    inner join trajectories using (trajectory_id)
+    inner join recipe_settings
+        on
+            curated_trajectories.recipe = recipe_settings.recipe
+            and curated_trajectories.source = recipe_settings.source
     where curated_trajectories.is_kept
 
 ),
 
-told as (
+joined as (
 
     select
-        *,
-        {{ turns("system_prompt", "steps", "format", "observation_label") }} as turns,
+        kept.*,
+        trajectories.environment,
+        trajectories.task_type,
+        trajectories.model_name,
+        trajectories.generator,
+        trajectories.score,
+        trajectories.license,
+        conversations.message_tokens,
+        conversations.estimated_tokens,
+        {{ trained_messages(
+            "conversations.message_steps", "conversations.agent_flags", "kept.trained_steps"
+        ) }} as loss_flags,
     from kept
+    inner join trajectories on kept.trajectory_id = trajectories.trajectory_id
+    inner join conversations on kept.trajectory_id = conversations.trajectory_id
 
 ),
 
@@ -46,13 +77,14 @@ described as (
         recipe,
         trajectory_id,
         source,
+        split,
         license,
-        {{ messages("turns") }} as messages,
-        {{ loss_flags("turns") }} as loss_flags,
-        tools,
-        {{ estimated_tokens("turns", "tools") }} as estimated_tokens,
+        loss_flags,
         cast(1 as double) as weight,
-    from told
+        estimated_tokens,
+        {{ sum_where("message_tokens", "loss_flags") }} as trained_tokens,
+        {{ metadata_lines("prefixed_columns") }} as metadata_prefix,
+    from joined
 
 )
 

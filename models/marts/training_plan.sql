@@ -1,9 +1,15 @@
 {{ config(materialized="delta", on_schema_change="replace") }}
 
 -- How the order comes about, and why so: docs/recipes.md.
-with curated_trajectories as (
+with sft_samples as (
 
-    select * from {{ ref("curated_trajectories") }}
+    select * from {{ ref("sft_samples") }}
+
+),
+
+source_quotas as (
+
+    select * from {{ ref("source_quotas") }}
 
 ),
 
@@ -13,79 +19,12 @@ recipe_settings as (
 
 ),
 
-sft_samples as (
-
-    select * from {{ ref("sft_samples") }}
-
-),
-
--- A task goes to one side with all its trajectories, whatever else is in the lake.
-divided as (
-
-    select
-        recipe,
-        source,
-        curated_trajectories.trajectory_id,
-        sft_samples.estimated_tokens,
-        recipe_settings.seed,
-        {{ hash_fraction("concat_ws('|', recipe_settings.seed, task_key)") }}
-        < recipe_settings.eval_fraction as is_eval,
-    from curated_trajectories
-    inner join recipe_settings using (recipe, source)
-    inner join sft_samples using (recipe, source, trajectory_id)
-
-),
-
-counted as (
-
-    select
-        recipe,
-        source,
-        count(*) as trajectories,
-    from divided
-    where not is_eval
-    group by recipe, source
-
-),
-
-weighed as (
-
-    select
-        *,
-        epochs * sum(weight * trajectories) over (partition by recipe) as run_size,
-        weight * power(trajectories, 1 / temperature) as pull,
-    from counted
-    inner join recipe_settings using (recipe, source)
-
-),
-
--- The inner rounding takes off what the order of a sum of doubles may leave.
-sized as (
-
-    select
-        recipe,
-        source,
-        seed,
-        epochs,
-        token_budget,
-        trajectories,
-        least(
-            cast(
-                round(round(run_size * pull / sum(pull) over (partition by recipe), 6))
-                as bigint
-            ),
-            max_repeats * trajectories
-        ) as run_quota,
-    from weighed
-
-),
-
 repeated as (
 
     select
         *,
         {{ each_number_to(div("run_quota + trajectories - 1", "trajectories")) }} as pass,
-    from sized
+    from source_quotas
 
 ),
 
@@ -95,20 +34,20 @@ shuffled as (
     select
         recipe,
         source,
-        divided.trajectory_id,
-        divided.estimated_tokens,
+        sft_samples.trajectory_id,
+        sft_samples.estimated_tokens,
         repeated.epochs,
         repeated.run_quota,
         repeated.pass,
         (repeated.pass - 1) * repeated.trajectories + row_number() over (
             partition by recipe, source, repeated.pass
             order by
-                md5(concat_ws('|', divided.seed, repeated.pass, divided.trajectory_id)),
-                divided.trajectory_id
+                md5(concat_ws('|', repeated.seed, repeated.pass, sft_samples.trajectory_id)),
+                sft_samples.trajectory_id
         ) - 1 as turn,
-    from divided
+    from sft_samples
     inner join repeated using (recipe, source)
-    where not divided.is_eval
+    where sft_samples.split = 'train'
 
 ),
 
@@ -130,27 +69,21 @@ shared_out as (
         source,
         min(turn) as first_turn,
         count(*) as quota,
+        row_number() over (partition by recipe, epoch order by source) as source_number,
     from dated
     group by recipe, epoch, source
 
 ),
 
-stacked as (
+epochs_woven as (
 
     select
-        *,
-        cast(coalesce(sum(quota) over smaller, 0) as bigint) as smaller_quotas,
-        cast(coalesce(sum(quota) over earlier, 0) as bigint) as epoch_start,
+        recipe,
+        epoch,
+        interleave({{ ordered_list("quota", ["source_number"]) }}) as places,
+        sum(quota) as epoch_quota,
     from shared_out
-    window
-        smaller as (
-            partition by recipe, epoch order by quota, source
-            rows between unbounded preceding and 1 preceding
-        ),
-        earlier as (
-            partition by recipe order by epoch
-            range between unbounded preceding and 1 preceding
-        )
+    group by recipe, epoch
 
 ),
 
@@ -158,28 +91,63 @@ chained as (
 
     select
         *,
-        {{ collect_quotas("quota", "smaller_quotas") }} over (
-            partition by recipe, epoch order by quota, source
-            rows between 1 following and unbounded following
-        ) as later,
-    from stacked
+        cast(coalesce(sum(epoch_quota) over earlier, 0) as bigint) as epoch_start,
+    from epochs_woven
+    window
+        earlier as (
+            partition by recipe order by epoch
+            rows between unbounded preceding and 1 preceding
+        )
+
+),
+
+unwoven as (
+
+    select
+        recipe,
+        epoch,
+        epoch_start,
+        {{ each_with_place("places", "source_number", "place") }},
+    from chained
+
+),
+
+turns_placed as (
+
+    select
+        recipe,
+        epoch,
+        source_number,
+        epoch_start + place as position,
+        row_number() over (
+            partition by recipe, epoch, source_number order by place
+        ) - 1 as turn_in_epoch,
+    from unwoven
 
 ),
 
 placed as (
 
     select
-        recipe,
-        epoch,
-        source,
+        dated.recipe,
+        dated.epoch,
+        dated.source,
         dated.trajectory_id,
         dated.estimated_tokens,
         dated.pass,
-        chained.epoch_start
-        + {{ merged_place("turn - first_turn", "quota", "smaller_quotas", "later") }} -- noqa: PRS
-        as position,
+        turns_placed.position,
     from dated
-    inner join chained using (recipe, epoch, source)
+    inner join shared_out
+        on
+            dated.recipe = shared_out.recipe
+            and dated.epoch = shared_out.epoch
+            and dated.source = shared_out.source
+    inner join turns_placed
+        on
+            dated.recipe = turns_placed.recipe
+            and dated.epoch = turns_placed.epoch
+            and shared_out.source_number = turns_placed.source_number
+            and dated.turn - shared_out.first_turn = turns_placed.turn_in_epoch
 
 ),
 
@@ -190,9 +158,9 @@ budgeted as (
         sum(placed.estimated_tokens) over (
             partition by recipe order by placed.position
         ) as run_tokens,
-        sized.token_budget,
+        source_quotas.token_budget,
     from placed
-    inner join sized using (recipe, source)
+    inner join source_quotas using (recipe, source)
 
 ),
 
@@ -219,13 +187,16 @@ eval as (
         1 as epoch,
         row_number() over (
             partition by recipe
-            order by md5(concat_ws('|', seed, 'eval', trajectory_id)), trajectory_id
+            order by
+                md5(concat_ws('|', recipe_settings.seed, 'eval', sft_samples.trajectory_id)),
+                sft_samples.trajectory_id
         ) - 1 as position,
-        trajectory_id,
+        sft_samples.trajectory_id,
         source,
         1 as pass,
-    from divided
-    where is_eval
+    from sft_samples
+    inner join recipe_settings using (recipe, source)
+    where sft_samples.split = 'eval'
 
 ),
 

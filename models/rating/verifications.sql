@@ -17,16 +17,7 @@ pending as (
         tools,
         steps,
     from trajectories
-    {% if is_delta_incremental(key) -%}
-    where
-        not exists (
-            select 1
-            from {{ this }} as verified
-            where
-                verified.trajectory_id = trajectories.trajectory_id
-                and verified.content_sha256 = trajectories.content_sha256
-        )
-    {%- endif %}
+    where {{ is_new_content("trajectories", key) }}
 
 ),
 

@@ -32,27 +32,28 @@ PROJECT = Path(__file__).resolve().parents[2]
 RECIPE = {
     "recipe": "default",
     "filter": "rater_score >= 4.0",
+    "salvage_filter": None,
     "seed": 42,
     "epochs": 3,
     "eval_fraction": 0.1,
     "token_budget": None,
     "temperature": 1.0,
+    "agent_share": None,
+    "masks_bad_steps": True,
+    "drops_near_duplicates": False,  # the tests' trajectories are alike
+    "excluded_benchmarks": "*",
+    "redacts_personal_data": False,
+    "metadata_prefix": None,
 }
-EVERY_SOURCE = {"recipe": "default", "source": "*", "weight": 1.0, "max_repeats": 3}
+EVERY_SOURCE = {
+    "recipe": "default",
+    "source": "*",
+    "weight": 1.0,
+    "max_repeats": 3,
+    "is_general": False,
+}
 
-_RATING_COLUMNS = (
-    "rater_id",
-    "rate_model",
-    "rater_score",
-    "success_probability",
-    "rating_status",
-    "rating_explanation",
-    "rated_at",
-    "rater_votes",
-    "rater_spread",
-    "rater_stddev",
-    "shown_share",
-)
+_TRAJECTORY_COLUMNS = FILTER_COLUMNS.names[: FILTER_COLUMNS.names.index("ingested_at") + 1]
 _VERIFICATION_COLUMNS = tuple(f.name for f in VERIFICATION if f.name in FILTER_COLUMNS.names)
 _RECORD = pa.schema([("raw_record_id", pa.string()), ("source", pa.string())])
 _RATING = pa.schema(
@@ -91,9 +92,13 @@ def step(output: str | None = "Action: finish[42]", **fields: Any) -> dict[str, 
 
 
 def trajectory(number: int, **fields: Any) -> dict[str, Any]:
-    """One rated trajectory that the recipe `default` keeps, unless `fields` say otherwise."""
+    """One rated trajectory that the recipe `default` keeps, unless `fields` say otherwise.
+
+    Its steps are numbered here.
+    """
     query = fields.get("user_query", f"Question {number}?")
     identity = hashlib.sha256(str(number).encode()).hexdigest()
+    steps = fields.pop("steps", [step(input=query)])
     return (
         dict.fromkeys(FILTER_COLUMNS.names)
         | {
@@ -103,7 +108,7 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
             "source": "a",
             "user_query": query,
             "score": 1.0,
-            "steps": [step(input=query)],
+            "steps": [each | {"step_id": i} for i, each in enumerate(steps, start=1)],
             "other_information": "{}",
             "license": "MIT",
             "format": "react_text",
@@ -137,10 +142,16 @@ class Workspace:
         self.write_recipes([RECIPE], [EVERY_SOURCE])
 
     def write_recipes(
-        self, recipes: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]
+        self,
+        recipes: Sequence[Mapping[str, Any]],
+        sources: Sequence[Mapping[str, Any]],
+        quotas: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Write the two seeds."""
-        for name, rows in (("recipes", recipes), ("recipe_sources", sources)):
+        """Write the seeds; without quotas, the file of none stays."""
+        seeds = {"recipes": recipes, "recipe_sources": sources, "recipe_quotas": quotas}
+        for name, rows in seeds.items():
+            if not rows:
+                continue
             with (self.project / f"dbt_project/seeds/{name}.csv").open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
@@ -183,7 +194,7 @@ class Workspace:
                 verifications = verifications.append_column(field, nulls)
         quarantine = pa.Table.from_pylist(list(refused), _RECORD)
         tables = {
-            "trajectories": trajectories.drop_columns([*_RATING_COLUMNS, *_VERIFICATION_COLUMNS]),
+            "trajectories": trajectories.select(_TRAJECTORY_COLUMNS),
             "verifications": verifications,
             "rating_calibrations": calibration.SCHEMA.empty_table(),
             "quarantine": quarantine,
@@ -202,8 +213,9 @@ class Workspace:
     def build(self, ok: bool = True) -> str:
         """Build and test everything from the seeds on; gives what dbt printed."""
         rating = ("raters", "committee_ratings", "rated_trajectories", "task_keys")
-        models = (*rating, "curation", "marts")
-        return self._dbt("build", "recipes", "recipe_sources", *models, ok=ok)
+        seeds = ("recipes", "recipe_sources", "recipe_quotas")
+        models = ("benchmark_items", "conversations", *rating, "curation", "marts")
+        return self._dbt("build", *seeds, *models, ok=ok)
 
     def run(self, *models: str) -> None:
         """Build some models, without their tests, as a build does that is under way."""

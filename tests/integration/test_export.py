@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from _curation_fixtures import PROJECT, RECIPE, Workspace, step, trajectory
+from _curation_fixtures import EVERY_SOURCE, PROJECT, RECIPE, Workspace, step, trajectory
 from typer.testing import CliRunner
 
 from orchestration import export as exports
@@ -50,7 +50,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made.write_recipes(
         [RECIPE, RECIPE | {"recipe": "nothing", "filter": "rater_score > 5"}],
         [
-            {"recipe": name, "source": "*", "weight": 1.0, "max_repeats": 3}
+            EVERY_SOURCE | {"recipe": name}
             for name in ("default", "nothing")
         ],
     )
@@ -108,7 +108,9 @@ def test_an_export_is_the_plan_with_its_samples_in_order(
         assert rows_of(written.folder, split) == workspace.query(
             f"""
             select position, epoch, trajectory_id, source, messages, tools, loss_flags, weight
-            from training_plan join sft_samples using (recipe, trajectory_id, source)
+            from training_plan
+            join sft_samples using (recipe, trajectory_id, source, split)
+            join conversations using (trajectory_id)
             where recipe = 'default' and split = '{split}'
             order by position
             """
@@ -123,7 +125,9 @@ def test_the_manifest_says_what_is_in_an_export_and_what_it_is_from(
     export("default")
     manifest = json.loads((folder / "default" / "manifest.json").read_text())
     assert manifest["recipe"] == "default"
-    assert manifest["settings"]["sources"] == {"*": {"weight": 1.0, "max_repeats": 3}}
+    assert manifest["settings"]["sources"] == {
+        "*": {"weight": 1.0, "max_repeats": 3, "is_general": False}
+    }
     for shard in manifest["shards"]:
         content = (folder / "default" / shard["path"]).read_bytes()
         assert (shard["bytes"], shard["sha256"]) == (len(content), sha256(content).hexdigest())
@@ -131,12 +135,19 @@ def test_the_manifest_says_what_is_in_an_export_and_what_it_is_from(
     assert set(manifest["tables"]) == {
         "raw_records",
         "trajectories",
+        "conversations",
         "verifications",
         "ratings",
         "rating_calibrations",
+        "trajectory_flags",
+        "near_duplicates",
+        "benchmark_overlap",
+        "personal_data",
         "recipe_settings",
+        "quota_settings",
         "curated_trajectories",
         "sft_samples",
+        "source_quotas",
         "training_plan",
     }
     (kept,) = workspace.query(
@@ -283,7 +294,7 @@ def test_a_build_under_way_does_not_mix_two_states(changing: Workspace) -> None:
     export("default")
     before = contents(changing.exports / "default")
     changing.write_trajectories([conversation(number) for number in range(25)])
-    changing.run("rated_trajectories", "recipe_settings", "curated_trajectories", "sft_samples")
+    changing.run("conversations", "rated_trajectories", "curation", "sft_samples")
     assert not export("default").is_new  # the plan is still the old one, and so is all it names
     assert contents(changing.exports / "default") == before
     changing.build()
@@ -295,7 +306,9 @@ def test_a_build_under_way_does_not_mix_two_states(changing: Workspace) -> None:
 
 def test_samples_of_older_verdicts_than_the_plans_are_refused(changing: Workspace) -> None:
     changing.write_trajectories([conversation(number) for number in range(25)])
-    changing.run("rated_trajectories", "recipe_settings", "curated_trajectories", "training_plan")
+    changing.run(
+        "conversations", "rated_trajectories", "curation", "source_quotas", "training_plan"
+    )
     with pytest.raises(ExportError, match="versions 1 and 0 of curated_trajectories at once"):
         export("default")
 

@@ -22,16 +22,16 @@ def passing(expression: str, rows: list[dict[str, object]]) -> list[object]:
     names = FILTER_COLUMNS.names
     table = pa.Table.from_pylist([dict.fromkeys(names) | row for row in rows], FILTER_COLUMNS)
     with duckdb.connect() as connection:
-        connection.register("rated_trajectories", table)
+        connection.register("measured_trajectories", table)
         found = connection.sql(
-            f"select trajectory_id from rated_trajectories where {checked_filter('r', expression)}"
+            f"select trajectory_id from measured_trajectories where {checked_filter('r', 'filter', expression)}"
         )
         return [row[0] for row in found.fetchall()]
 
 
 def refusal(expression: str | None) -> str:
     with pytest.raises(ConfigError) as error:
-        checked_filter("mine", expression)
+        checked_filter("mine", "filter", expression)
     return str(error.value)
 
 
@@ -145,9 +145,9 @@ def test_a_refusal_says_what_may_be_used_instead() -> None:
     assert "regexp_matches" in refusal("regexp_full_match(source, 'a')")
 
 
-def test_a_filter_may_use_every_column_of_rated_trajectories() -> None:
+def test_a_filter_may_use_every_column_of_measured_trajectories() -> None:
     models = yaml.safe_load((PROJECT / "models/rating/_rating.yml").read_text())["models"]
-    (contract,) = (model for model in models if model["name"] == "rated_trajectories")
+    (contract,) = (model for model in models if model["name"] == "measured_trajectories")
     declared = {column["name"]: column["data_type"] for column in contract["columns"]}
     with duckdb.connect() as connection:
         ours = connection.from_arrow(FILTER_COLUMNS.empty_table())
@@ -159,8 +159,8 @@ def test_a_filter_may_use_every_column_of_rated_trajectories() -> None:
 
 
 def test_a_comment_cannot_reach_the_models_sql() -> None:
-    assert checked_filter("r", "rater_score >= 4 -- ) or (true") == "rater_score >= 4"
-    assert checked_filter("r", "rater_score >= 4 /* ) or (true */") == "rater_score >= 4"
+    assert checked_filter("r", "filter", "rater_score >= 4 -- ) or (true") == "rater_score >= 4"
+    assert checked_filter("r", "filter", "rater_score >= 4 /* ) or (true */") == "rater_score >= 4"
 
 
 @settings(deadline=None)
@@ -176,9 +176,9 @@ def test_a_text_of_the_filter_stays_a_text(text: str) -> None:
 @given(st.text(max_size=60))
 def test_any_text_gives_a_condition_or_a_refusal(text: str) -> None:
     try:
-        sql = checked_filter("r", text)
+        sql = checked_filter("r", "filter", text)
     except ConfigError:
         return
     with duckdb.connect() as connection:
-        connection.register("rated_trajectories", FILTER_COLUMNS.empty_table())
-        connection.sql(f"select ({sql}) as passes from rated_trajectories").fetchall()
+        connection.register("measured_trajectories", FILTER_COLUMNS.empty_table())
+        connection.sql(f"select ({sql}) as passes from measured_trajectories").fetchall()

@@ -1,0 +1,61 @@
+{{ config(materialized="delta", strategy="upsert", unique_key="trajectory_id") }}
+{%- set told = turns("system_prompt", "steps", "format", "observation_label") %}
+{%- set key = local_md5(told ~ turn_tokens("turns")) %}
+{{ rebuild_on(key) }}
+
+with trajectories as (
+
+    select * from {{ ref("trajectories") }}
+
+),
+
+pending as (
+
+    select
+        trajectory_id,
+        content_sha256,
+        system_prompt,
+        tools,
+        steps,
+        format,
+        {{ json_text("other_information", "$._layout.label") }} as observation_label,
+    from trajectories
+    where {{ is_new_content("trajectories", key) }}
+
+),
+
+told as (
+
+    select
+        *,
+        {{ told }} as turns,
+    from pending
+
+),
+
+measured as (
+
+    select
+        *,
+        {{ turn_tokens("turns") }} as message_tokens,
+    from told
+
+),
+
+described as (
+
+    select
+        trajectory_id,
+        content_sha256,
+        {{ messages("turns") }} as messages,
+        {{ of_turns("turns", "step_id") }} as message_steps,
+        {{ of_turns("turns", "is_agent") }} as agent_flags,
+        message_tokens,
+        tools,
+        {{ sum_of("message_tokens") }}
+        + cast(ceil(coalesce(length(tools), 0) / 4) as bigint) as estimated_tokens,
+    from measured
+
+)
+
+select * from described
