@@ -29,6 +29,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
+
 # Any change of a class or pattern changes verifications and, through the rules, scores.
 EVIDENCE_VERSION = "1"
 
@@ -147,8 +149,10 @@ _ERRORS: tuple[tuple[str, Callable[[str], re.Match[str] | None]], ...] = tuple(
 )
 
 # "Action: …", "ACTION: …" (ALFWorld), "Act: …" (AgentBench), "Action 3: …" (ReAct).
+# Without flags for case and lines, so that the search may hop from one line's end to the next: it
+# takes a third of the time. (Regardless of case, an i is a dotless or a dotted one too.)
 _ACTION_LABEL = re.compile(
-    r"^[ \t]*(?:action|act)(?: \d+)?[ \t]*:(.*)", re.IGNORECASE | re.MULTILINE | re.DOTALL
+    r"\n[ \t]*[aA][cC][tT](?:[iI\u0130\u0131][oO][nN])?(?: \d+)?[ \t]*:(.*)", re.DOTALL
 )
 _BRACKETED = re.compile(r"\A([\w ]{1,40}?)\s*\[(.*)\]\s*\Z", re.DOTALL)
 _OBSERVATION_LABEL = re.compile(r"\A\s*observation(?: \d+)?[ \t]*:\s*", re.IGNORECASE)
@@ -174,7 +178,7 @@ def actions_of(step: Step) -> list[Action] | None:
     if not text and contents(step, "environment"):
         return None
     text = text or "\n".join(contents(step, "agent"))
-    labelled = _ACTION_LABEL.search(text)
+    labelled = _ACTION_LABEL.search("\n" + text)
     if not labelled:
         return [Action(text, "", False)] if text else []
     action = labelled.group(1).strip()
@@ -205,7 +209,8 @@ def replies_to(steps: Sequence[Step], actions: Sequence[list[Action] | None], i:
 
 def unlabelled(text: str) -> str:
     """What was observed, without the label that a log puts before it: "Observation 3: "."""
-    return _OBSERVATION_LABEL.sub("", text).strip()
+    label = _OBSERVATION_LABEL.match(text)
+    return text[label.end() :].strip() if label else text.strip()
 
 
 def contents(step: Step, source: str) -> list[str]:
@@ -235,9 +240,12 @@ def is_broken_json(arguments: str) -> bool:
     if not (arguments.lstrip().startswith("{") and '"' in arguments):
         return False
     try:
-        json.loads(arguments)
+        orjson.loads(arguments)
     except ValueError:
-        return True
+        try:
+            json.loads(arguments)  # takes more than JSON allows, such as NaN
+        except ValueError:
+            return True
     return False
 
 

@@ -1,0 +1,1 @@
+"""What curation works out of trajectories before a recipe chooses: pure functions over Arrow."""
