@@ -120,6 +120,9 @@ class Flag(NamedTuple):
     masks: bool = True
 
 
+# What was done in a step, to compare by: names and arguments.
+Done = tuple[tuple[str, str], ...]
+
 # Items of `verifications.failures` and `verifications.errors`.
 Found = Mapping[str, Any]
 
@@ -163,7 +166,7 @@ class Run:
         self.errors = errors
         self.score = score
         self.actions = [actions_of(step) for step in steps]
-        self.done = [tuple(actions or ()) for actions in self.actions]
+        self.done = [_done(*each) for each in zip(steps, self.actions, strict=True)]
         self.replies = [replies_to(steps, self.actions, i) for i in range(len(steps))]
         self.user_spoke = [self._user_spoke_before(i) for i in range(len(steps))]
         self.ending = how_it_ended(self)
@@ -221,13 +224,11 @@ def repeated_actions(run: Run) -> Iterator[Flag]:
         return
     passing = {e["step_id"] for e in run.errors if e["error_class"] in _PASSING}
     seen: set[str] = set()
-    last: dict[tuple[Action, ...], int] = {}  # how much was known when it was last done
+    last: dict[Done, int] = {}  # how much was known when it was last done
     others = 0
     before: list[str] = []
-    for step, action, replies, user_spoke in zip(
-        run.steps, run.done, run.replies, run.user_spoke, strict=True
-    ):
-        others += user_spoke
+    for i, (step, action, replies) in enumerate(zip(run.steps, run.done, run.replies, strict=True)):
+        others += run.user_spoke[i]
         known = len(seen) + others
         seen.update(replies)
         if action not in last and replies != before:
@@ -235,7 +236,7 @@ def repeated_actions(run: Run) -> Iterator[Flag]:
         if action and replies:
             is_news = last.get(action) != known or len(seen) + others != known
             if not is_news and step["step_id"] not in passing:
-                detail = f"{quoted(shown(action))} again brought nothing new"
+                detail = f"{quoted(shown(run.actions[i] or []))} again brought nothing new"
                 yield Flag(step["step_id"], "repeated_action", detail)
             last[action] = len(seen) + others
         before = replies or before
@@ -371,8 +372,8 @@ def self_corrections(run: Run, own: frozenset[int]) -> Iterator[Flag]:
     erring = own.union(error["step_id"] for error in run.errors)
     if not erring:
         return
-    done: set[tuple[Action, ...]] = set()
-    failed: set[tuple[Action, ...]] = set()
+    done: set[Done] = set()
+    failed: set[Done] = set()
     is_own = False
     for i, step in enumerate(run.steps):
         action, replies = run.done[i], run.replies[i]
@@ -386,14 +387,14 @@ def self_corrections(run: Run, own: frozenset[int]) -> Iterator[Flag]:
             is_own = step["step_id"] in own or (is_own and bool(failed))
             failed.add(action)
             continue
-        is_ending = any(each.name.lower() in ENDING_ACTIONS for each in action)
+        is_ending = any(name.lower() in ENDING_ACTIONS for name, _ in action)
         if not failed or not replies or is_ending:
             continue
-        names = {each.name for other in failed for each in other}
-        if is_untried and (is_own or any(each.name in names for each in action)):
+        names = {name for other in failed for name, _ in other}
+        if is_untried and (is_own or any(name in names for name, _ in action)):
             if any(map(error_class, replies)):
                 continue  # no error is left here but that nothing was found: no success
-            detail = f"{quoted(shown(action))} after an error"
+            detail = f"{quoted(shown(run.actions[i] or []))} after an error"
             yield Flag(step["step_id"], "self_correction", detail, masks=False)
         failed.clear()
 
@@ -477,6 +478,16 @@ def says_something(step: Step) -> bool:
             o["source"] == "agent" and o["content"] is not None for o in step["observations"] or ()
         )
     )
+
+
+def _done(step: Step, actions: list[Action] | None) -> Done:
+    """White space in arguments does not matter; 1 and "1" are not the same there."""
+    if step["tool_calls"]:
+        return tuple(
+            (call["name"] or "", "".join((call["arguments"] or "").split()))
+            for call in step["tool_calls"]
+        )
+    return tuple((action.name, action.argument) for action in actions or ())
 
 
 def _page(run: Run, i: int) -> str:
