@@ -123,7 +123,7 @@ def test_flags_reach_the_view_and_only_new_or_grown_runs_are_flagged_again(
     assert found == chats | late
     assert {place: flags for place, (flags, _, _) in grown.items()} == {
         ("Open the camera", 1): [],
-        ("Open the camera", 2): ["repeated_action"],
+        ("Open the camera", 2): ["loop", "repeated_action"],
         ("Open the camera", 3): ["loop", "repeated_action"],
         ("Open the camera", 4): [],
     }
