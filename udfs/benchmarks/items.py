@@ -11,8 +11,15 @@ folders is a benchmark by its own name without endings. An item is a text or an 
 nothing is declared, the first of the usual names that holds a text gives it, whatever their case.
 
 What cannot be read ends the build, since a check against half a benchmark would say "clean" of
-what nobody looked for. An item without text, and a file of another kind, is a row with a
-`problem`, which a data test counts.
+what nobody looked for. What is read and cannot be searched for is a row with a `problem`, which a
+data test counts:
+
+| problem            | when                                                                       |
+|--------------------|----------------------------------------------------------------------------|
+| `no_text`          | the item has no text where its benchmark's texts are                       |
+| `few_words`        | its text has fewer than 4 words: they stand anywhere by chance             |
+| `common_text`      | more than 10 items of the benchmark have the same words: an instruction    |
+| `unsupported_file` | a file of another kind                                                     |
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ import gzip
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -78,6 +86,10 @@ _ANSWER_NAMES = (
 )
 _ROLE_NAMES, _CONTENT_NAMES = ("role", "from"), ("content", "value")
 _USERS = ("user", "human")
+
+# Fewer words are no evidence; nor is what more items of a benchmark share.
+FEWEST_WORDS = 4
+COMMON = 10
 
 # The largest field of a CSV file, far beyond any task.
 _LARGEST_FIELD = 1 << 30
@@ -156,13 +168,26 @@ def _read_by(settings: BenchmarkSettings | None) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows with what follows from their texts, and from those of all others."""
     words = normalised(pa.array([row["text"] for row in rows], pa.string()))
+    items = {
+        (row["benchmark"], row["item_id"], text) for row, text in zip(rows, words, strict=True)
+    }
+    shared = Counter((benchmark, text) for benchmark, _, text in items)
     for row, text in zip(rows, words, strict=True):
         identity = (row["benchmark"], row["item_id"], row["text_number"])
         row["benchmark_text_id"] = hashlib.sha256(repr(identity).encode()).hexdigest()
-        if row["text"] is not None:
-            row["text_sha256"] = text_sha256(text)
-            row["word_count"] = len(text.split())
+        if row["text"] is None:
+            continue
+        row["text_sha256"] = text_sha256(text)
+        row["word_count"] = len(text.split())
+        copies = shared[row["benchmark"], text]
+        if row["word_count"] < FEWEST_WORDS:
+            row["problem"] = "few_words"
+            row["problem_detail"] = f"it has fewer than {FEWEST_WORDS} words"
+        elif copies > COMMON:
+            row["problem"] = "common_text"
+            row["problem_detail"] = f"{copies:,} items have these words, at most {COMMON} may"
     return pa.Table.from_pylist(rows, ITEMS)
 
 

@@ -13,11 +13,11 @@ prompts. Evidence comes in three levels, best first:
 The n-grams are of 13 words, the most that GPT-3's overlap analysis uses (Brown et al. 2020, arXiv
 2005.14165, appendix C). A text of fewer words is one n-gram by itself. That analysis takes no n
 below 8, where collisions become frequent; a text of 4 to 7 words is found only where it has a line
-to itself, and one of fewer is not searched for.
+to itself, and one of fewer is not searched for (`udfs.benchmarks.items`).
 
 What many items of a benchmark share is its form and no evidence: an n-gram that is in more than
-ten of its texts does not count, unless a text has no other, and a text that more than ten of its
-items have is not searched for. Of the items that share a text, the first stands for them.
+ten of its texts does not count, unless a text has no other. Of the items that share a text, the
+first stands for them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import json
 import re
 import threading
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from udfs import lake
-from udfs.benchmarks.items import TABLE
+from udfs.benchmarks.items import COMMON, FEWEST_WORDS, TABLE
 from udfs.benchmarks.words import WORDS_VERSION, normalised, text_sha256, words_of
 from udfs.errors import ConfigError, LakeError
 
@@ -45,9 +45,7 @@ from udfs.errors import ConfigError, LakeError
 _OVERLAP_VERSION = f"1.{WORDS_VERSION}"
 
 NGRAM_WORDS = 13
-FEWEST_WORDS = 4
 FEWEST_WORDS_INSIDE = 8
-COMMON = 10
 
 MATCH = pa.struct(
     [
@@ -91,22 +89,26 @@ class Hit(NamedTuple):
         return _KINDS.index(self.kind), -self.overlap
 
 
-def overlap_settings(ngram_share: float | None) -> str:
+def overlap_settings(ngram_share: str) -> str:
     """What a check depends on beside the trajectory, as JSON: these rules, the share of n-grams
     that counts, and the texts in the lake. Empty where there is nothing to search for.
 
     Raises:
         ConfigError: the share is none.
     """
-    if ngram_share is None or not 0.0 < ngram_share <= 1.0:
+    try:
+        share = float(ngram_share)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share <= 1.0:
         raise ConfigError(
-            f"The variable `overlap_ngram_share` is {ngram_share}. Set a share above 0 and up to "
-            "1 in dbt_project.yml or with --vars."
+            f"The variable `overlap_ngram_share` is '{ngram_share}'. Set a share above 0 and up "
+            "to 1, in dbt_project.yml or with --vars."
         )
     texts = _texts_of_lake()
     if not texts:
         return ""
-    return json.dumps({"rules": _OVERLAP_VERSION, "share": ngram_share, "texts": _digest(texts)})
+    return json.dumps({"rules": _OVERLAP_VERSION, "share": share, "texts": _digest(texts)})
 
 
 def find_overlap(
@@ -224,11 +226,12 @@ class Index:
     words are the first of some n-gram.
 
     Args:
-        texts: those of all benchmarks, in the order of benchmarks and items.
+        texts: those of all benchmarks, in the order of benchmarks and items, each of at least
+            `FEWEST_WORDS` words.
     """
 
     def __init__(self, texts: Sequence[BenchmarkText]) -> None:
-        self._texts = _worth_searching(texts)
+        self._texts = _each_once(texts)
         words, self._counts = words_of(pa.array([each.text for each in self._texts], pa.string()))
         self._vocabulary = words.unique()
         self._numbers = _random_numbers(len(self._vocabulary) + 1)
@@ -392,7 +395,7 @@ def _texts_of_lake() -> list[BenchmarkText]:
             f"""
             select benchmark, item_id, text
             from {TABLE}
-            where text is not null
+            where problem is null
             order by benchmark, benchmark_file, item_position, text_number
             """
         ).fetchall()
@@ -424,22 +427,12 @@ def _made_index(digest: str) -> Index:
     return Index(texts)
 
 
-def _worth_searching(texts: Sequence[BenchmarkText]) -> list[BenchmarkText]:
-    """The texts that are searched for, without white space around them: those of enough words
-    that not many items share, each once in a benchmark."""
-    words = normalised(pa.array([each.text for each in texts], pa.string()))
-    shared = Counter(
-        (benchmark, same)
-        for benchmark, _, same in {
-            (text.benchmark, text.item_id, same) for text, same in zip(texts, words, strict=True)
-        }
-    )
+def _each_once(texts: Sequence[BenchmarkText]) -> list[BenchmarkText]:
+    """The texts without white space around them, each once in a benchmark."""
     kept: dict[tuple[str, str], BenchmarkText] = {}
-    for text, same in zip(texts, words, strict=True):
-        is_long_enough = len(same.split()) >= FEWEST_WORDS
-        if is_long_enough and shared[text.benchmark, same] <= COMMON:
-            stripped = text._replace(text=text.text.strip())
-            kept.setdefault((text.benchmark, stripped.text), stripped)
+    for text in texts:
+        stripped = text._replace(text=text.text.strip())
+        kept.setdefault((text.benchmark, stripped.text), stripped)
     return list(kept.values())
 
 
