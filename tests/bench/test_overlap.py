@@ -3,9 +3,9 @@
     make bench
 
 The trajectories are written into a lake directly: a query of about 30 words, a prompt with the
-query and three examples around it, four steps, 2.2 KB each. Their words are pieces of 4 to 12
-words of the benchmark's own questions, so that the search has to look closely far more often than
-in texts of strangers. One in a hundred asks a question of the benchmark. Measured is the model
+query at its end, four steps, 2.9 KB each. Their words are pieces of 4 to 12 words of the
+benchmark's own questions, so that the search has to look closely far more often than in texts of
+strangers. One in a hundred asks a question of the benchmark. Measured is the model
 `benchmark_checks` in a process of its own, then again after 1% new trajectories.
 """
 
@@ -50,8 +50,9 @@ def batches(questions: list[str], first: int, last: int) -> Iterator[pa.RecordBa
     pieces = []
     for question in questions:
         words = question.split()
-        start = drawn.randrange(max(1, len(words) - 4))
-        pieces.append(" ".join(words[start : start + drawn.randint(4, 12)]))
+        size = min(drawn.randint(4, 12), len(words) - 1)
+        start = drawn.randrange(len(words) - size)
+        pieces.append(" ".join(words[start : start + size]))
 
     def text(words: int) -> str:
         return " ".join(drawn.choice(pieces) for _ in range(words // 7))

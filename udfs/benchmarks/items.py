@@ -250,7 +250,7 @@ def _items(file: RawFile, settings: BenchmarkSettings) -> Iterator[_Item]:
             at = "" if frame.offset is None else f", byte {frame.offset:,}"
             raise ConfigError(
                 f"The benchmark file '{file.name}' cannot be read at item {position}{at}: "
-                f"{frame.problem}: {frame.detail}."
+                f"{frame.problem}: {frame.detail}. Or move it out of the benchmarks folder."
             )
         try:
             value = from_json(frame.raw)
@@ -258,7 +258,7 @@ def _items(file: RawFile, settings: BenchmarkSettings) -> Iterator[_Item]:
             raise ConfigError(
                 f"The benchmark file '{file.name}' cannot be read at item {position}"
                 f"{'' if frame.offset is None else f', which begins at byte {frame.offset:,}'}: "
-                f"{error}. Correct the file, or move it out of the benchmarks folder."
+                f"{str(error).rstrip('.')}. Correct the file, or move it out of the benchmarks folder."
             ) from None
         if settings.items:
             yield from _declared_items(file, value, settings.items)
