@@ -246,20 +246,15 @@ def _items(file: RawFile, settings: BenchmarkSettings) -> Iterator[_Item]:
     container = "record" if settings.items and not settings.container else settings.container
     for number, frame in enumerate(read_frames(file, container), start=1):
         position = frame.position or number
+        place = f"item {position}"
+        if frame.offset is not None:
+            place += f", which begins at byte {frame.offset:,}"
         if frame.problem:
-            at = "" if frame.offset is None else f", byte {frame.offset:,}"
-            raise ConfigError(
-                f"The benchmark file '{file.name}' cannot be read at item {position}{at}: "
-                f"{frame.problem}: {frame.detail}. Or move it out of the benchmarks folder."
-            )
+            raise _unreadable(file, place, f"{frame.problem}: {frame.detail}")
         try:
             value = from_json(frame.raw)
         except RefusedRecord as error:
-            raise ConfigError(
-                f"The benchmark file '{file.name}' cannot be read at item {position}"
-                f"{'' if frame.offset is None else f', which begins at byte {frame.offset:,}'}: "
-                f"{str(error).rstrip('.')}. Correct the file, or move it out of the benchmarks folder."
-            ) from None
+            raise _unreadable(file, place, str(error)) from None
         if settings.items:
             yield from _declared_items(file, value, settings.items)
         elif isinstance(value, list) and all(isinstance(each, str) for each in value):
@@ -267,6 +262,13 @@ def _items(file: RawFile, settings: BenchmarkSettings) -> Iterator[_Item]:
                 yield _Item(place, text)
         else:
             yield _Item(position, value, frame.key)
+
+
+def _unreadable(file: RawFile, place: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"The benchmark file '{file.name}' cannot be read at {place}: {why.rstrip('.')}. Correct "
+        "the file, or move it out of the benchmarks folder."
+    )
 
 
 def _declared_items(file: RawFile, document: Any, path: str) -> Iterator[_Item]:
@@ -302,11 +304,9 @@ def _csv_items(file: RawFile) -> Iterator[_Item]:
                     raise csv.Error("it has more or fewer fields than the header")
                 yield _Item(number, row)
         except (csv.Error, OSError, EOFError, ValueError, zstandard.ZstdError) as error:
-            raise ConfigError(
-                f"The benchmark file '{file.name}' cannot be read at or behind row {number} below "
-                f"the header ({error}). It has to be UTF-8 with commas and a header, each row as "
-                "wide as that. Correct the file, or move it out of the benchmarks folder."
-            ) from None
+            place = f"or behind row {number} below the header"
+            why = f"{error}; it has to be UTF-8 with commas and a header, and rows as wide as that"
+            raise _unreadable(file, place, why) from None
 
 
 def _texts(value: Any, settings: BenchmarkSettings) -> list[str]:
