@@ -19,6 +19,7 @@ from duckdb.sqltypes import DuckDBPyType
 from udfs import lake, settings, sources
 from udfs.curation import step_rules
 from udfs.curation.interleaving import interleave
+from udfs.benchmarks import overlap
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.rater import configured_raters, verification
 from udfs.recipes import checked_filter
@@ -94,6 +95,18 @@ FUNCTIONS = (
     Function("source_versions", sources.source_versions, (), pa.string(), is_scalar=True),
     Function("interleave", interleave, (pa.list_(pa.int64()),), pa.list_(pa.int32())),
     Function("checked_filter", checked_filter, (pa.string(),) * 3, pa.string(), is_scalar=True),
+    Function(
+        "checked_filter", checked_filter, (pa.string(), pa.string()), pa.string(), is_scalar=True
+    ),
+    Function(
+        "find_overlap",
+        overlap.find_overlap,
+        (pa.string(), pa.string(), pa.string(), pa.list_(STEP)),
+        pa.list_(overlap.MATCH),
+    ),
+    Function(
+        "overlap_settings", overlap.overlap_settings, (pa.string(),), pa.string(), is_scalar=True
+    ),
     Function("table_path", lake.table_path, (pa.string(),), pa.string(), is_scalar=True),
     Function("table_rebuild_key", lake.rebuild_key, (pa.string(),), pa.string(), is_scalar=True),
 )
