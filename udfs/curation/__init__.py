@@ -1,0 +1,1 @@
+"""What curation knows of trajectories beside their ratings."""
