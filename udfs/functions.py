@@ -17,6 +17,7 @@ from duckdb.func import ARROW, NATIVE, SPECIAL
 from duckdb.sqltypes import DuckDBPyType
 
 from udfs import lake, settings, sources
+from udfs.curation import personal_data
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.rater import configured_raters, verification
 from udfs.recipes import checked_filter
@@ -64,6 +65,20 @@ FUNCTIONS = (
         (pa.string(), pa.list_(STEP)),
         verification.VERIFICATION,
         is_slow=True,
+    ),
+    Function(
+        "find_personal_data",
+        personal_data.find_personal_data,
+        (pa.string(), pa.string(), pa.string(), pa.string(), pa.list_(STEP)),
+        personal_data.PERSONAL_DATA,
+    ),
+    Function("redact", personal_data.redact, (pa.string(),), pa.string()),
+    Function(
+        "personal_data_version",
+        personal_data.personal_data_version,
+        (),
+        pa.string(),
+        is_scalar=True,
     ),
     Function("configured_raters", configured_raters, (pa.string(),), pa.string(), is_scalar=True),
     Function("verifier_version", verification.verifier_version, (), pa.string(), is_scalar=True),

@@ -276,7 +276,7 @@ def _email(match: re.Match[str]) -> Found | None:
         return None
     if _RESERVED_DOMAIN.fullmatch(domain) or _FILE_ENDS.fullmatch(end):
         return None
-    excerpt = f"{local[0][0]}…@{domain[0]}….{end}"
+    excerpt = f"{local[0][0]}…@{domain[0]}….{end[:4]}"
     return Found(local.start(), match.end(), "email", excerpt)
 
 
@@ -379,6 +379,9 @@ def _is_personal(number: PhoneNumber) -> bool:
     return not is_fiction and phonenumbers.number_type(number) not in _SERVICES
 
 
+_LAST_GROUP = re.compile(r"[ ().\-/]*\+?\d+\Z", re.ASCII)
+
+
 def _international_phone(match: re.Match[str]) -> Found | None:
     text = match["value"]
     if re.fullmatch(r"\+\d+\.\d+", text):  # a signed number
@@ -391,13 +394,14 @@ def _north_american_phone(match: re.Match[str]) -> Found | None:
 
 
 def _first_phone(match: re.Match[str], region: str | None) -> Found | None:
-    """The number that a candidate begins with; it may have more digits behind."""
-    matcher = phonenumbers.PhoneNumberMatcher(match["value"], region, leniency=Leniency.VALID)
-    for one in matcher:
-        if one.start > 1 or not _is_personal(one.number):
-            return None
-        start = match.start("value")
-        return _phone(start + one.start, start + one.end, one.raw_string)
+    """The number that a candidate begins with; it may have other numbers behind it."""
+    text, start = match["value"], match.start("value")
+    while text:
+        for one in phonenumbers.PhoneNumberMatcher(text, region, leniency=Leniency.VALID):
+            if one.start > 1 or not _is_personal(one.number):
+                return None
+            return _phone(start + one.start, start + one.end, one.raw_string)
+        text = _LAST_GROUP.sub("", text)
     return None
 
 
