@@ -11,6 +11,7 @@ excerpt in which most is masked.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -260,5 +261,10 @@ def _bare_numbers(text: str, found: list[Found]) -> set[Found]:
     except orjson.JSONDecodeError:
         return set()
     strings = [match.span() for match in _STRING.finditer(text)]
-    inside = {one for one in numbers if any(s < one.start < e for s, e in strings)}
-    return numbers - inside
+    starts = [start for start, _ in strings]
+
+    def is_inside(one: Found) -> bool:
+        at = bisect_left(starts, one.start)
+        return at > 0 and one.start < strings[at - 1][1]
+
+    return {one for one in numbers if not is_inside(one)}

@@ -33,6 +33,7 @@ import binascii
 import ipaddress
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -95,13 +96,18 @@ def find(text: str, rules: Iterable[Rule] | None = None) -> list[Found]:
         text: any text.
         rules: those whose triggers it has; all where none are given.
     """
-    found: list[Found] = []
+    found: list[Found] = []  # in order, and none overlaps another
     for rule in RULES if rules is None else rules:
         for match in rule.pattern.finditer(text):
             one = rule.check(match)
-            if one and not any(one.start < other.end and other.start < one.end for other in found):
-                found.append(one)
-    return sorted(found)
+            if one is None:
+                continue
+            at = bisect_left(found, one)
+            is_behind = at == 0 or found[at - 1].end <= one.start
+            is_before = at == len(found) or one.end <= found[at].start
+            if is_behind and is_before:
+                found.insert(at, one)
+    return found
 
 
 def placeholder(kind: str) -> str:
@@ -475,7 +481,7 @@ def _pattern(pattern: str, flags: int = 0) -> re.Pattern[str]:
     return re.compile(pattern, re.ASCII | re.DOTALL | flags)
 
 
-_PEM_TEXT = r"(?:[A-Za-z0-9+/=:,.\- \t\r\n]|\\+[nrt])"
+_PEM_TEXT = r"(?:[A-Za-z0-9+/=:,. \t\r\n]|-(?!-)|\\+[nrt])"
 
 # In order: where two overlap, the first counts.
 RULES: tuple[Rule, ...] = (
@@ -484,7 +490,7 @@ RULES: tuple[Rule, ...] = (
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY",
         _pattern(
             rf"-----BEGIN (?P<label>[A-Z0-9 ]{{0,20}}PRIVATE KEY)(?: BLOCK)?-----"
-            rf"(?P<body>{_PEM_TEXT}{{0,20000}}?)-----END "
+            rf"(?P<body>{_PEM_TEXT}{{0,20000}}+)-----END "
             r"[A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----"
         ),
         _pem,
@@ -493,7 +499,7 @@ RULES: tuple[Rule, ...] = (
         "token",
         r"eyJ[A-Za-z0-9_-]+\.",
         _pattern(
-            rf"{_START}(?P<head>eyJ[A-Za-z0-9_-]{{8,}})\.[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]{{0,2000}}"
+            rf"{_START}(?P<head>eyJ[A-Za-z0-9_-]{{8,1000}})\.[A-Za-z0-9_-]{{8,20000}}\.[A-Za-z0-9_-]{{0,2000}}"
         ),
         _jwt,
     ),
