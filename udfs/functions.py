@@ -20,6 +20,7 @@ from udfs import lake, settings, sources
 from udfs.curation import step_rules
 from udfs.curation.interleaving import interleave
 from udfs.benchmarks import overlap
+from udfs.curation import personal_data
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.rater import configured_raters, verification
 from udfs.recipes import checked_filter
@@ -81,6 +82,19 @@ FUNCTIONS = (
         is_slow=True,
     ),
     Function("step_rules_version", step_rules.step_rules_version, (), pa.string(), is_scalar=True),
+        "find_personal_data",
+        personal_data.find_personal_data,
+        (pa.string(), pa.string(), pa.string(), pa.string(), pa.list_(STEP)),
+        personal_data.PERSONAL_DATA,
+    ),
+    Function("redact", personal_data.redact, (pa.string(),), pa.string()),
+    Function(
+        "personal_data_version",
+        personal_data.personal_data_version,
+        (),
+        pa.string(),
+        is_scalar=True,
+    ),
     Function("configured_raters", configured_raters, (pa.string(),), pa.string(), is_scalar=True),
     Function("verifier_version", verification.verifier_version, (), pa.string(), is_scalar=True),
     Function("record_shape", record_shapes, (pa.binary(),), pa.string(), is_slow=True),
@@ -95,9 +109,6 @@ FUNCTIONS = (
     Function("source_versions", sources.source_versions, (), pa.string(), is_scalar=True),
     Function("interleave", interleave, (pa.list_(pa.int64()),), pa.list_(pa.int32())),
     Function("checked_filter", checked_filter, (pa.string(),) * 3, pa.string(), is_scalar=True),
-    Function(
-        "checked_filter", checked_filter, (pa.string(), pa.string()), pa.string(), is_scalar=True
-    ),
     Function(
         "find_overlap",
         overlap.find_overlap,
