@@ -17,6 +17,7 @@ from duckdb.func import ARROW, NATIVE, SPECIAL
 from duckdb.sqltypes import DuckDBPyType
 
 from udfs import lake, settings, sources
+from udfs.curation import near_duplicates
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.rater import configured_raters, verification
 from udfs.recipes import checked_filter
@@ -67,6 +68,32 @@ FUNCTIONS = (
     ),
     Function("configured_raters", configured_raters, (pa.string(),), pa.string(), is_scalar=True),
     Function("verifier_version", verification.verifier_version, (), pa.string(), is_scalar=True),
+    Function(
+        "content_signature",
+        near_duplicates.content_signatures,
+        (pa.string(), pa.list_(STEP), pa.float64()),
+        near_duplicates.CONTENT_SIGNATURE,
+        is_slow=True,
+    ),
+    Function(
+        "signature_similarity",
+        near_duplicates.signature_similarity,
+        (pa.binary(), pa.binary()),
+        pa.float64(),
+    ),
+    Function(
+        "signature_version",
+        near_duplicates.signature_version,
+        (pa.float64(),),
+        pa.string(),
+        is_scalar=True,
+    ),
+    Function(
+        "connected_components",
+        near_duplicates.connected_components,
+        (pa.list_(near_duplicates.EDGE),),
+        pa.list_(near_duplicates.COMPONENT),
+    ),
     Function("record_shape", record_shapes, (pa.binary(),), pa.string(), is_slow=True),
     Function("standardizer_state", state, (), pa.string(), is_scalar=True),
     Function(

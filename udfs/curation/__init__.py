@@ -1,0 +1,1 @@
+"""What curation finds in trajectories, and the order in which training sees them."""
