@@ -17,10 +17,9 @@ from duckdb.func import ARROW, NATIVE, SPECIAL
 from duckdb.sqltypes import DuckDBPyType
 
 from udfs import lake, settings, sources
-from udfs.curation import step_rules
-from udfs.curation.interleaving import interleave
 from udfs.benchmarks import overlap
-from udfs.curation import personal_data
+from udfs.curation import near_duplicates, personal_data, step_rules
+from udfs.curation.interleaving import interleave
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.rater import configured_raters, verification
 from udfs.recipes import checked_filter
@@ -82,6 +81,7 @@ FUNCTIONS = (
         is_slow=True,
     ),
     Function("step_rules_version", step_rules.step_rules_version, (), pa.string(), is_scalar=True),
+    Function(
         "find_personal_data",
         personal_data.find_personal_data,
         (pa.string(), pa.string(), pa.string(), pa.string(), pa.list_(STEP)),
@@ -97,6 +97,32 @@ FUNCTIONS = (
     ),
     Function("configured_raters", configured_raters, (pa.string(),), pa.string(), is_scalar=True),
     Function("verifier_version", verification.verifier_version, (), pa.string(), is_scalar=True),
+    Function(
+        "content_signature",
+        near_duplicates.content_signatures,
+        (pa.string(), pa.list_(STEP), pa.float64()),
+        near_duplicates.CONTENT_SIGNATURE,
+        is_slow=True,
+    ),
+    Function(
+        "signature_similarity",
+        near_duplicates.signature_similarity,
+        (pa.binary(), pa.binary()),
+        pa.float64(),
+    ),
+    Function(
+        "signature_version",
+        near_duplicates.signature_version,
+        (pa.float64(),),
+        pa.string(),
+        is_scalar=True,
+    ),
+    Function(
+        "connected_components",
+        near_duplicates.connected_components,
+        (pa.list_(near_duplicates.EDGE),),
+        pa.list_(near_duplicates.COMPONENT),
+    ),
     Function("record_shape", record_shapes, (pa.binary(),), pa.string(), is_slow=True),
     Function("standardizer_state", state, (), pa.string(), is_scalar=True),
     Function(
