@@ -59,8 +59,8 @@ def open_lake(report: Callable[[str], None] = _on_stderr) -> duckdb.DuckDBPyConn
     except UnreadableDatabase as error:
         if not tables:
             raise LakeError(
-                f"The lake at {lake_root()} has not been built yet ({error}). Run `make build`, "
-                "or `dbt build` in an active environment."
+                f"The lake at {lake_root()} has not been built yet ({error}). Run `dbt build` in "
+                "an active environment, or `make build` on a fresh machine."
             ) from error
         report(
             f"note: {error}. Only the Delta tables are here, no views and no seeds; `dbt build` "
