@@ -57,16 +57,20 @@ _FORMATS = """
     group by source, format
     order by source, trajectories desc, format
 """
-_FACTS = """
-    select
-        source,
-        count(*) as trajectories,
-        list(distinct environment order by environment) filter (environment is not null) as environments,
-        list(distinct task_type order by task_type) filter (task_type is not null) as task_types,
-        list(distinct model_name order by model_name) filter (model_name is not null) as model_names,
-        list(distinct license order by license) filter (license is not null) as licenses,
-        list(distinct generator order by generator) filter (generator is not null) as generators,
-        bool_or(is_synthetic) as is_synthetic,
+# Columns of `trajectories` whose values are listed → what a list of them is called.
+_LISTED = {
+    "environment": "environments",
+    "task_type": "task_types",
+    "model_name": "model_names",
+    "license": "licenses",
+    "generator": "generators",
+}
+_VALUES = ", ".join(
+    f"list(distinct {column} order by {column}) filter ({column} is not null) as {name}"
+    for column, name in _LISTED.items()
+)
+_FACTS = f"""
+    select source, count(*) as trajectories, {_VALUES}, bool_or(is_synthetic) as is_synthetic,
     from trajectories
     group by source
 """
@@ -91,8 +95,6 @@ _SAMPLE = """
 
 # What a declaration says of the reading of records.
 _READING = ("format", "container", "thought_as_step", "fields", "mapping")
-
-_NAMED = ("environments", "task_types", "model_names", "licenses", "generators")
 
 
 def sources_command(
@@ -188,13 +190,7 @@ def _sources(
 def _source(name: str, settings: SourceSettings | None) -> dict[str, Any]:
     """A source of which only the declaration is known."""
     declared = settings or SourceSettings()
-    values = (
-        declared.environment,
-        declared.task_type,
-        declared.model_name,
-        declared.license,
-        declared.generator,
-    )
+    values = {name: getattr(declared, column) for column, name in _LISTED.items()}
     return {
         "source": name,
         "is_declared": settings is not None,
@@ -208,7 +204,7 @@ def _source(name: str, settings: SourceSettings | None) -> dict[str, Any]:
         "trajectories": 0,
         "quarantined": 0,
         "main_reason": None,
-        **{key: [value] if value else [] for key, value in zip(_NAMED, values, strict=True)},
+        **{name: [value] if value else [] for name, value in values.items()},
         "is_synthetic": declared.is_synthetic,
     }
 
@@ -271,7 +267,7 @@ def _refused(each: Mapping[str, Any]) -> str:
 def _facts(found: Iterable[Mapping[str, Any]]) -> Table:
     shown = table("What is said of them")
     shown.add_column("source", no_wrap=True)
-    for column in ("environment", "task type", "licence", "models", "synthetic", "sources.yml"):
+    for column in ("environment", "task type", "licence", "models", "synthetic", "declared"):
         shown.add_column(column, overflow="fold")
     for each in found:
         shown.add_row(
