@@ -106,6 +106,7 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
             "steps": [step(input=query)],
             "other_information": "{}",
             "license": "MIT",
+            "ingested_at": _RATED_AT,
             "format": "react_text",
             "rater_score": 5.0,
             "rating_status": "ok",
