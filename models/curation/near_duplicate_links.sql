@@ -43,12 +43,12 @@ pending as (
     select signatures.content_sha256
     from {{ ref("content_signatures") }} as signatures
     inner join contents on signatures.content_sha256 = contents.content_sha256
-    {% if is_added_to -%}
+    {%- if is_added_to %}
     left join settled on signatures.content_sha256 = settled.content_sha256
-    {% endif -%}
+    {%- endif %}
     where
         signatures.signature is not null
-        {% if is_added_to -%}
+        {%- if is_added_to %}
         and settled.content_sha256 is null
         {%- endif %}
 
