@@ -10,6 +10,12 @@ with contents as (
 ),
 
 {% if is_added_to -%}
+linked as (
+
+    select content_sha256 from {{ this }}
+
+),
+
 -- A link to what is gone may have been the only way from here to others of the cluster, so its
 -- owner is compared again.
 broken as (
@@ -30,27 +36,30 @@ broken as (
 settled as (
 
     select linked.content_sha256
-    from {{ this }} as linked
+    from linked
     left join broken on linked.content_sha256 = broken.content_sha256
     where broken.content_sha256 is null
 
 ),
+{%- else -%}
+settled as (
 
-{% endif -%}
+    select content_sha256
+    from contents
+    where 1 = 0
+
+),
+{%- endif %}
 
 pending as (
 
     select signatures.content_sha256
     from {{ ref("content_signatures") }} as signatures
     inner join contents on signatures.content_sha256 = contents.content_sha256
-    {%- if is_added_to %}
     left join settled on signatures.content_sha256 = settled.content_sha256
-    {%- endif %}
     where
         signatures.signature is not null
-        {%- if is_added_to %}
         and settled.content_sha256 is null
-        {%- endif %}
 
 ),
 
@@ -174,7 +183,7 @@ compared as (
 
 ),
 
-linked as (
+found as (
 
     select
         content_sha256,
@@ -191,9 +200,9 @@ described as (
 
     select
         pending.content_sha256,
-        coalesce(linked.links, {{ no_links() }}) as links,
+        coalesce(found.links, {{ no_links() }}) as links,
     from pending
-    left join linked on pending.content_sha256 = linked.content_sha256
+    left join found on pending.content_sha256 = found.content_sha256
 
 )
 
