@@ -111,6 +111,7 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
             "steps": [each | {"step_id": i} for i, each in enumerate(steps, start=1)],
             "other_information": "{}",
             "license": "MIT",
+            "ingested_at": _RATED_AT,
             "format": "react_text",
             "rater_score": 5.0,
             "rating_status": "ok",
