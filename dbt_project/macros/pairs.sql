@@ -80,20 +80,19 @@ array_join(transform(
 {#
     The points at which the agent says something: of each, its step, a hash of the prompt (of all
     messages before it, and the tools), a hash of what it says (without regard to case and white
-    space), and estimated tokens up to there, of all messages and of the agent's own.
+    space), and estimated tokens up to there, of all messages and of the agent's own. `hashes` is
+    the tools' hash and then each message's, as one text.
 
     A list of STRUCT(step_id, prompt_md5, action_md5, tokens_before, tokens_through,
     agent_tokens_before, agent_tokens_through).
 #}
-{% macro decisions(messages, hashes, tools, message_steps, agent_flags, message_tokens) %}{{ return(adapter.dispatch("decisions")(messages, hashes, tools, message_steps, agent_flags, message_tokens)) }}{% endmacro %}
-{% macro duckdb__decisions(messages, hashes, tools, message_steps, agent_flags, message_tokens) -%}
+{% macro decisions(messages, hashes, message_steps, agent_flags, message_tokens) %}{{ return(adapter.dispatch("decisions")(messages, hashes, message_steps, agent_flags, message_tokens)) }}{% endmacro %}
+{% macro duckdb__decisions(messages, hashes, message_steps, agent_flags, message_tokens) -%}
 list_transform(
             list_filter(range(1, len({{ messages }}) + 1), lambda i: {{ agent_flags }}[i]),
             lambda i: {
                 'step_id': {{ message_steps }}[i],
-                'prompt_md5': md5(concat(
-                    {{ tools }}, substr({{ hashes }}, 1, {{ _hash_digits() }} * (i - 1))
-                )),
+                'prompt_md5': md5(substr({{ hashes }}, 1, {{ _hash_digits() }} * i)),
                 'action_md5': md5(concat(
                     {{ bare(messages ~ "[i].content") }},
                     '|',
@@ -108,17 +107,14 @@ list_transform(
             }
         )
 {%- endmacro %}
-{% macro spark__decisions(messages, hashes, tools, message_steps, agent_flags, message_tokens) -%}
+{% macro spark__decisions(messages, hashes, message_steps, agent_flags, message_tokens) -%}
 transform(
             filter(
                 sequence(1, size({{ messages }})), i -> element_at({{ agent_flags }}, i)
             ),
             i -> named_struct(
                 'step_id', element_at({{ message_steps }}, i),
-                'prompt_md5', md5(concat(
-                    coalesce({{ tools }}, ''),
-                    substr({{ hashes }}, 1, {{ _hash_digits() }} * (i - 1))
-                )),
+                'prompt_md5', md5(substr({{ hashes }}, 1, {{ _hash_digits() }} * i)),
                 'action_md5', md5(concat(
                     {{ bare("coalesce(element_at(" ~ messages ~ ", i).content, '')") }},
                     '|',
@@ -143,7 +139,7 @@ transform(
 
 {# A text without white space, in small letters. #}
 {% macro bare(text) -%}
-replace(replace(replace(replace(lower({{ text }}), ' ', ''), chr(10), ''), chr(13), ''), chr(9), '')
+translate(lower({{ text }}), concat(' ', chr(9), chr(10), chr(13)), '')
 {%- endmacro %}
 
 
@@ -187,9 +183,8 @@ case
 {%- endmacro %}
 
 
-{#
-    Digits of a message's hash: 64 bits, since hashes are only compared within a task.
-#}
+{# A text's hash as it stands in a prompt's: 64 bits, since prompts are only compared in a task. #}
+{% macro short_hash(text) %}substr(md5({{ text }}), 1, {{ _hash_digits() }}){% endmacro %}
 {% macro _hash_digits() %}16{% endmacro %}
 
 

@@ -1,7 +1,7 @@
 {{ config(materialized="delta", strategy="upsert", unique_key="trajectory_id") }}
 {%- set hashes = message_hashes("messages", "query_place", "query_md5") %}
 {%- set found = decisions(
-    "messages", "message_hashes", "tools", "message_steps", "agent_flags", "message_tokens"
+    "messages", "hashes", "message_steps", "agent_flags", "message_tokens"
 ) %}
 {%- set key = local_md5(hashes ~ found ~ var("pair_max_frame_characters")) %}
 {{ rebuild_on(key) }}
@@ -62,7 +62,7 @@ hashed as (
 
     select
         *,
-        {{ joined_texts(hashes, "''") }} as message_hashes,
+        concat({{ short_hash("coalesce(tools, '')") }}, {{ joined_texts(hashes, "''") }}) as hashes,
     from framed
 
 ),
