@@ -62,7 +62,10 @@ hashed as (
 
     select
         *,
-        concat({{ short_hash("coalesce(tools, '')") }}, {{ joined_texts(hashes, "''") }}) as hashes,
+        concat(
+            {{ short_hash("coalesce(tools, '')") }},
+            {{ joined_texts(hashes, "''") }} -- noqa: PRS
+        ) as hashes, -- noqa: PRS,LT02
     from framed
 
 ),
@@ -73,7 +76,7 @@ described as (
         trajectory_id,
         content_sha256,
         md5(first_turn) as first_turn_md5,
-        {{ found }} as decisions,
+        {{ found }} as decisions, -- noqa: PRS
     from hashed
 
 )

@@ -288,7 +288,7 @@ paired as (
         worst.last_step as rejected_last_step,
         best.tokens as chosen_tokens,
         worst.tokens as rejected_tokens,
-        best.agent_tokens / cast(worst.agent_tokens as double) as length_ratio,
+        best.agent_tokens / cast(greatest(worst.agent_tokens, 1) as double) as length_ratio,
         best.first_turn_md5 = worst.first_turn_md5 as is_same_prompt,
         abs(best.place - worst.place) as distance,
         coalesce(best.near_duplicate_cluster = worst.near_duplicate_cluster, false)
