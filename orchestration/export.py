@@ -424,7 +424,7 @@ def _planned_rows(
                 split, position, epoch, trajectory_id,
                 4 * estimated_tokens + {_ROW_OVERHEAD} as characters,
             from training_plan
-            inner join sft_samples using (recipe, trajectory_id)
+            inner join sft_samples using (recipe, trajectory_id, split)
             where recipe = $recipe
         )
         select
@@ -443,7 +443,7 @@ def _planned_rows(
             characters_before // {_ROW_GROUP_CHARACTERS} as row_group,
             {", ".join(_COLUMNS)},
         from cuts
-        inner join sft_samples using (trajectory_id)
+        inner join sft_samples using (trajectory_id, split)
         inner join conversations using (trajectory_id)
         where recipe = $recipe
         order by split desc, position
