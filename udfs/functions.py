@@ -17,6 +17,7 @@ from duckdb.func import ARROW, NATIVE, SPECIAL
 from duckdb.sqltypes import DuckDBPyType
 
 from udfs import lake, settings, sources
+from udfs.curation import step_rules
 from udfs.curation.interleaving import interleave
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.pinning import pin_tables
@@ -67,6 +68,19 @@ FUNCTIONS = (
         verification.VERIFICATION,
         is_slow=True,
     ),
+    Function(
+        "flag_steps",
+        step_rules.flag_steps,
+        (
+            pa.list_(STEP),
+            pa.list_(verification.FAILURE),
+            pa.list_(verification.OBSERVED_ERROR),
+            pa.float64(),
+        ),
+        step_rules.STEP_FLAGS,
+        is_slow=True,
+    ),
+    Function("step_rules_version", step_rules.step_rules_version, (), pa.string(), is_scalar=True),
     Function("configured_raters", configured_raters, (pa.string(),), pa.string(), is_scalar=True),
     Function("verifier_version", verification.verifier_version, (), pa.string(), is_scalar=True),
     Function("record_shape", record_shapes, (pa.binary(),), pa.string(), is_slow=True),

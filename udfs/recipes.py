@@ -250,8 +250,8 @@ class _Check:
             before = self._expression[:start].split("\n")
             place = f" at line {len(before)}, column {len(before[-1]) + 1}"
         raise ConfigError(
-            f"Recipe '{self._recipe}': the {self._column} `{self._expression}` cannot be used{place}: "
-            f"{fault}. Change it in dbt_project/seeds/recipes.csv."
+            f"Recipe '{self._recipe}': the {self._column} `{self._expression}` cannot be used"
+            f"{place}: {fault}. Change it in dbt_project/seeds/recipes.csv."
         )
 
     def _start(self, node: exp.Expr) -> int | None:

@@ -149,7 +149,7 @@ nullif(concat_ws(
             chr(10)
             {%- for column in metadata_columns() %},
             case
-                when {{ has_word(names, "'" ~ column ~ "'") }}
+                when {{ has_word(names, "'" ~ column ~ "'") }} and {{ column }} is not null
                     then concat('{{ column }}: ', {{ column }})
             end
             {%- endfor %}

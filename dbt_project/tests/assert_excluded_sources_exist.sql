@@ -12,4 +12,4 @@ from (
 ) as excluded
 where
     excluded.source is not null
-    and excluded.source not in (select source from {{ ref("raw_records") }})
+    and excluded.source not in (select source from {{ ref("recipe_settings") }})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -210,20 +211,27 @@ class Workspace:
                     f"select * from delta_scan('{self.lake / name}')"
                 )
 
-    def build(self, ok: bool = True) -> str:
+    def build(self, ok: bool = True, variables: Mapping[str, Any] | None = None) -> str:
         """Build and test everything from the seeds on; gives what dbt printed."""
         rating = ("raters", "committee_ratings", "rated_trajectories", "task_keys")
         seeds = ("recipes", "recipe_sources", "recipe_quotas")
         models = ("benchmark_items", "conversations", *rating, "curation", "marts")
-        return self._dbt("build", *seeds, *models, ok=ok)
+        return self._dbt("build", *seeds, *models, ok=ok, variables=variables)
 
     def run(self, *models: str) -> None:
         """Build some models, without their tests, as a build does that is under way."""
         self._dbt("run", *models, ok=True)
 
-    def _dbt(self, command: str, *selected: str, ok: bool) -> str:
+    def _dbt(
+        self,
+        command: str,
+        *selected: str,
+        ok: bool,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        dbt = str(Path(sys.executable).parent / "dbt")
         done = subprocess.run(
-            [str(Path(sys.executable).parent / "dbt"), command, "--select", *selected],
+            [dbt, command, "--select", *selected, "--vars", json.dumps(variables or {})],
             cwd=self.project,
             env=self.environment,
             capture_output=True,
@@ -240,4 +248,12 @@ class Workspace:
             for path in self.lake.iterdir():
                 connection.execute(f"create view {path.name} as select * from delta_scan('{path}')")
             rows: list[dict[str, Any]] = connection.sql(sql).to_arrow_table().to_pylist()
+            return rows
+
+    def view(self, name: str, condition: str) -> list[dict[str, Any]]:
+        """Rows of a view that dbt made."""
+        with duckdb.connect(self.environment["TRAJLAKE_DB"], read_only=True) as connection:
+            load_delta_extension(connection)
+            found = connection.sql(f"select * from {name} where {condition}")
+            rows: list[dict[str, Any]] = found.to_arrow_table().to_pylist()
             return rows

@@ -49,10 +49,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("export"))
     made.write_recipes(
         [RECIPE, RECIPE | {"recipe": "nothing", "filter": "rater_score > 5"}],
-        [
-            EVERY_SOURCE | {"recipe": name}
-            for name in ("default", "nothing")
-        ],
+        [EVERY_SOURCE | {"recipe": name} for name in ("default", "nothing")],
     )
     made.write_trajectories([conversation(number) for number in range(60)])
     made.build()

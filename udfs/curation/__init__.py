@@ -1,1 +1,2 @@
-"""What curation finds in trajectories, and the order in which training sees them."""
+"""What curation works out of trajectories, and the order in which training sees them: pure
+functions over Arrow."""

@@ -24,8 +24,6 @@ unknown environment score costs nothing.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -33,15 +31,18 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from udfs.rater.evidence import (
-    ENDING_ACTIONS,
     NOTHING_FOUND,
     Action,
     Step,
     actions_of,
-    contents,
+    ending_of,
     error_class,
+    folded,
+    is_broken_json,
+    is_off_page,
     quoted,
     replies_to,
+    shown,
 )
 
 # Any change of a rule, a weight or a pattern is another rater: count this up.
@@ -97,20 +98,6 @@ class Verdict(NamedTuple):
     explanation: str
 
 
-# Observations that end a run: FireAct, HotpotQA, tau-bench's hand-over to a person, WebShop.
-_ENDED = re.compile(
-    r"\A(?:episode finished|answer is (?:in)?correct|transfer successful|thank you for shopping"
-    r"|task (?:completed|finished|done)|the task is (?:completed|finished))",
-    re.IGNORECASE,
-)
-
-# ToolBench's Finish call says in its arguments that the agent gave up.
-_GAVE_UP = re.compile(r"give[_ ]up", re.IGNORECASE)
-
-# WebShop's text pages separate what can be seen and clicked with this mark.
-_PAGE_MARK = "[SEP]"
-
-
 def rate_steps(steps: Sequence[Step], score: float | None) -> Verdict:
     """Rate one trajectory.
 
@@ -142,10 +129,10 @@ def rate_steps(steps: Sequence[Step], score: float | None) -> Verdict:
         lost += LOOP_POINTS
         lines.append(f"loop (-{LOOP_POINTS}): one action brought one observation {times} times")
 
-    unfinished = _why_unfinished(steps[-1], actions[-1], replies[-1], score)
-    if unfinished:
+    ending = ending_of(steps[-1], actions[-1], replies[-1], score)
+    if ending.is_finished is False:
         lost += UNFINISHED_POINTS
-        lines.append(f"step {len(steps)}: unfinished (-{UNFINISHED_POINTS}): {unfinished}")
+        lines.append(f"step {len(steps)}: unfinished (-{UNFINISHED_POINTS}): {ending.reason}")
 
     if score is None:
         lines.append("environment_score: unknown, not used")
@@ -191,13 +178,13 @@ def _worst_fault(
     """The fault of a step that weighs most, with its reason; counts the step in `seen`."""
     faults = [*_action_faults(step, actions, page), *_reply_faults(replies)]
     if actions and replies:
-        key = (_folded(_shown(actions)), _folded("\n".join(replies)))
+        key = (folded(shown(actions)), folded("\n".join(replies)))
         seen[key] += 1
         if seen[key] > 1:
             faults.append(
                 (
                     "repeated_action",
-                    f"{quoted(_shown(actions))} again brought the same observation",
+                    f"{quoted(shown(actions))} again brought the same observation",
                 )
             )
     return max(faults, key=lambda fault: STEP_POINTS[fault[0]], default=None)
@@ -213,11 +200,10 @@ def _action_faults(
     for action in actions:
         if not action.name:
             yield "empty_action", "a call without a name"
-        is_click = action.name.lower() == "click" and _PAGE_MARK in page
-        if is_click and _folded(action.argument) not in _folded(page):
-            yield "invalid_action", f"{quoted(_shown([action]))} is not on the page shown"
+        if is_off_page(action, page):
+            yield "invalid_action", f"{quoted(shown([action]))} is not on the page shown"
     for call in step["tool_calls"] or []:
-        if _is_broken_json(call["arguments"] or ""):
+        if is_broken_json(call["arguments"] or ""):
             yield "invalid_action", f"arguments of {call['name']} are no JSON"
 
 
@@ -226,42 +212,3 @@ def _reply_faults(replies: list[str]) -> Iterator[tuple[str, str]]:
         error = error_class(reply)
         if error:
             yield _FAULT_OF_ERROR[error], f"observation {quoted(reply)}"
-
-
-def _why_unfinished(
-    last: Step, actions: list[Action] | None, replies: list[str], score: float | None
-) -> str | None:
-    """Why a run did not come to its end; None where it did, or where the log does not tell."""
-    if any(a.name.lower() in ENDING_ACTIONS and _GAVE_UP.search(a.argument) for a in actions or []):
-        return "the agent gave up"
-    if (score is not None and score > 0.0) or contents(last, "agent"):
-        return None
-    if actions == []:
-        return "the last step does nothing"
-    if any(not a.is_call or a.name.lower() in ENDING_ACTIONS for a in actions or []):
-        return None
-    if replies and not _ENDED.match(replies[-1]):
-        return "the last observation was never answered"
-    return None
-
-
-def _is_broken_json(arguments: str) -> bool:
-    """Whether a text was meant as a JSON object and is none.
-
-    A brace alone does not tell: some sources print arguments in a notation of their own.
-    """
-    if not (arguments.lstrip().startswith("{") and '"' in arguments):
-        return False
-    try:
-        json.loads(arguments)
-    except ValueError:
-        return True
-    return False
-
-
-def _shown(actions: Sequence[Action]) -> str:
-    return "; ".join(f"{a.name}[{a.argument}]" if a.argument else a.name for a in actions)
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.lower().split())
