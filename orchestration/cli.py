@@ -10,7 +10,10 @@ from rich.text import Text
 
 from orchestration.attack import attack_command
 from orchestration.calibration import calibration_command
+from orchestration.diff import diff_command
+from orchestration.explain import explain_command
 from orchestration.export import export_command
+from orchestration.replay import replay_command
 from orchestration.sql import sql_command
 from orchestration.summary import summary_command
 from udfs.errors import TrajlakeError
@@ -26,6 +29,9 @@ app.command("sql")(sql_command)
 app.command("calibration")(calibration_command)
 app.command("export")(export_command)
 app.command("attack")(attack_command)
+app.command("replay")(replay_command)
+app.command("diff")(diff_command)
+app.command("explain")(explain_command)
 
 
 def main() -> None:

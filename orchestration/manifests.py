@@ -58,7 +58,7 @@ def find_export(name: str) -> Exported:
     else:
         file = path
     if not file.is_file():
-        known = ", ".join(sorted(each.name for each in exports())) or "none"
+        known = ", ".join(each for each, _ in manifest_files()) or "none"
         raise ConfigError(
             f"'{name}' is no export: there is no manifest at {file}. Give a recipe with an export "
             f"in {exports_folder()} (there are: {known}), a folder, or a manifest.json."
@@ -66,16 +66,13 @@ def find_export(name: str) -> Exported:
     return Exported(name, file, read_manifest(file))
 
 
-def exports() -> list[Exported]:
-    """All exports in the exports folder, the previous ones included."""
+def manifest_files() -> list[tuple[str, Path]]:
+    """Every export in the exports folder by its name, the previous ones included."""
     found = []
     for file in sorted(exports_folder().glob("*/manifest.json")):
         name = file.parent.name
-        found.append(Exported(name, file, read_manifest(file)))
-        for before in _others(name):
-            found.append(
-                Exported(f"{name}{_PREVIOUS}", before, read_manifest(before)),
-            )
+        found.append((name, file))
+        found += [(f"{name}{_PREVIOUS}", before) for before in _others(name)]
     return found
 
 
