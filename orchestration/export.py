@@ -424,7 +424,7 @@ def _planned_rows(
                 split, position, epoch, trajectory_id,
                 4 * estimated_tokens + {_ROW_OVERHEAD} as characters,
             from training_plan
-            inner join sft_samples using (recipe, trajectory_id, split)
+            inner join sft_samples using (recipe, split, trajectory_id)
             where recipe = $recipe
         )
         select

@@ -23,10 +23,13 @@ def shared() -> Path:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty raw folder, lake, export folder and database, which the settings point at."""
+    """Empty folders for raw files, benchmarks, lake and exports, which the settings point at."""
     raw = tmp_path / "raw"
     raw.mkdir()
     monkeypatch.setenv("TRAJLAKE_RAW", str(raw))
+    benchmarks = tmp_path / "benchmarks"
+    benchmarks.mkdir()
+    monkeypatch.setenv("TRAJLAKE_BENCHMARKS", str(benchmarks))
     monkeypatch.setenv("TRAJLAKE_LAKE", str(tmp_path / "lake"))
     monkeypatch.setenv("TRAJLAKE_EXPORTS", str(tmp_path / "exports"))
     monkeypatch.setenv("TRAJLAKE_DB", str(tmp_path / "trajlake.duckdb"))

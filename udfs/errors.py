@@ -1,7 +1,7 @@
 """Every error Trajlake raises itself; each says what was wrong, where, and what to do.
 
 TrajlakeError
-├── ConfigError          a setting, source entry or recipe that cannot be used
+├── ConfigError          a setting, source entry, benchmark or recipe that cannot be used
 ├── RefusedRecord        one raw record that no parser accepts (becomes a quarantine row)
 ├── LakeError            a Delta table that cannot be read or written as asked
 ├── WorkerError          a process beside this one that ended before it answered
@@ -20,7 +20,7 @@ class TrajlakeError(Exception):
 
 
 class ConfigError(TrajlakeError):
-    """A setting, source entry or recipe that cannot be used."""
+    """A setting, source entry, benchmark or recipe that cannot be used."""
 
 
 class RefusedRecord(TrajlakeError):

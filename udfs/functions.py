@@ -17,7 +17,8 @@ from duckdb.func import ARROW, NATIVE, SPECIAL
 from duckdb.sqltypes import DuckDBPyType
 
 from udfs import lake, settings, sources
-from udfs.curation import step_rules
+from udfs.benchmarks import overlap
+from udfs.curation import near_duplicates, personal_data, step_rules
 from udfs.curation.interleaving import interleave
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
 from udfs.pinning import pin_tables
@@ -81,8 +82,48 @@ FUNCTIONS = (
         is_slow=True,
     ),
     Function("step_rules_version", step_rules.step_rules_version, (), pa.string(), is_scalar=True),
+    Function(
+        "find_personal_data",
+        personal_data.find_personal_data,
+        (pa.string(), pa.string(), pa.string(), pa.string(), pa.list_(STEP)),
+        personal_data.PERSONAL_DATA,
+    ),
+    Function("redact", personal_data.redact, (pa.string(),), pa.string()),
+    Function(
+        "personal_data_version",
+        personal_data.personal_data_version,
+        (),
+        pa.string(),
+        is_scalar=True,
+    ),
     Function("configured_raters", configured_raters, (pa.string(),), pa.string(), is_scalar=True),
     Function("verifier_version", verification.verifier_version, (), pa.string(), is_scalar=True),
+    Function(
+        "content_signature",
+        near_duplicates.content_signatures,
+        (pa.string(), pa.list_(STEP), pa.float64()),
+        near_duplicates.CONTENT_SIGNATURE,
+        is_slow=True,
+    ),
+    Function(
+        "signature_similarity",
+        near_duplicates.signature_similarity,
+        (pa.binary(), pa.binary()),
+        pa.float64(),
+    ),
+    Function(
+        "signature_version",
+        near_duplicates.signature_version,
+        (pa.float64(),),
+        pa.string(),
+        is_scalar=True,
+    ),
+    Function(
+        "connected_components",
+        near_duplicates.connected_components,
+        (pa.list_(near_duplicates.EDGE),),
+        pa.list_(near_duplicates.COMPONENT),
+    ),
     Function("record_shape", record_shapes, (pa.binary(),), pa.string(), is_slow=True),
     Function("standardizer_state", state, (), pa.string(), is_scalar=True),
     Function(
@@ -98,6 +139,15 @@ FUNCTIONS = (
     Function("table_scan", lake.table_scan, (pa.string(),), pa.string(), is_scalar=True),
     Function("table_is_pinned", lake.is_pinned, (pa.string(),), pa.bool_(), is_scalar=True),
     Function("pin_tables", pin_tables, (pa.string(),) * 2, pa.string(), is_scalar=True),
+    Function(
+        "find_overlap",
+        overlap.find_overlap,
+        (pa.string(), pa.string(), pa.string(), pa.list_(STEP)),
+        pa.list_(overlap.MATCH),
+    ),
+    Function(
+        "overlap_settings", overlap.overlap_settings, (pa.string(),), pa.string(), is_scalar=True
+    ),
     Function("table_rebuild_key", lake.rebuild_key, (pa.string(),), pa.string(), is_scalar=True),
 )
 

@@ -1,12 +1,13 @@
 """Where things are: the settings that come from the environment.
 
-| variable           | default           | what it is                                              |
-|--------------------|-------------------|---------------------------------------------------------|
-| `TRAJLAKE_RAW`     | `raw/`            | folder of raw files, one folder below it a source       |
-| `TRAJLAKE_LAKE`    | `lake/`           | Delta tables, each at `<lake>/<table>`                  |
-| `TRAJLAKE_EXPORTS` | `exports/`        | exports, each at `<exports>/<recipe>`                   |
-| `TRAJLAKE_DB`      | `trajlake.duckdb` | DuckDB file with views only; may be deleted at any time |
-| `TRAJLAKE_WORKERS` | cores, at most 8  | processes that parse; 1: none beside the main one       |
+| variable              | default           | what it is                                           |
+|-----------------------|-------------------|------------------------------------------------------|
+| `TRAJLAKE_RAW`        | `raw/`            | raw files, one folder below it a source              |
+| `TRAJLAKE_BENCHMARKS` | `benchmarks/`     | benchmarks, one folder or file below it each         |
+| `TRAJLAKE_LAKE`       | `lake/`           | Delta tables, each at `<lake>/<table>`               |
+| `TRAJLAKE_EXPORTS`    | `exports/`        | exports, each at `<exports>/<recipe>`                |
+| `TRAJLAKE_DB`         | `trajlake.duckdb` | DuckDB file with views only; may be deleted any time |
+| `TRAJLAKE_WORKERS`    | cores, at most 8  | processes that parse; 1: none beside the main one    |
 
 Paths are relative to the current folder, which is the project's root for every command.
 """
@@ -25,6 +26,12 @@ _MOST_WORKERS = 8
 def raw_folder() -> Path:
     """The folder of raw files (absolute)."""
     return Path(os.environ.get("TRAJLAKE_RAW") or "raw").resolve()
+
+
+def benchmarks_folder() -> tuple[Path, bool]:
+    """The folder of benchmarks (absolute), and whether somebody has named it."""
+    given = os.environ.get("TRAJLAKE_BENCHMARKS")
+    return Path(given or "benchmarks").resolve(), bool(given)
 
 
 def lake_root() -> str:

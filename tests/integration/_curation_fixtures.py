@@ -25,7 +25,7 @@ from deltalake import write_deltalake
 
 from udfs.lake import load_delta_extension
 from udfs.rater import RulesRater, calibration
-from udfs.rater.verification import VERIFICATION
+from udfs.rater.verification import VERIFICATION, verify_trajectories
 from udfs.recipes import FILTER_COLUMNS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,6 @@ EVERY_SOURCE = {
 }
 
 _TRAJECTORY_COLUMNS = FILTER_COLUMNS.names[: FILTER_COLUMNS.names.index("ingested_at") + 1]
-_VERIFICATION_COLUMNS = tuple(f.name for f in VERIFICATION if f.name in FILTER_COLUMNS.names)
 _RECORD = pa.schema([("raw_record_id", pa.string()), ("source", pa.string())])
 _RATING = pa.schema(
     [
@@ -186,13 +185,11 @@ class Workspace:
             ).to_pylist()
             if row["rating_status"]
         }
-        verifications = trajectories.select(
-            ["trajectory_id", "content_sha256", *_VERIFICATION_COLUMNS]
+        found = verify_trajectories(*(trajectories[name] for name in ("tools", "steps")))
+        verifications = pa.Table.from_arrays(
+            [*trajectories.select(["trajectory_id", "content_sha256"]).columns, *found.flatten()],
+            ["trajectory_id", "content_sha256", *VERIFICATION.names],
         )
-        for field in VERIFICATION:
-            if field.name not in _VERIFICATION_COLUMNS:
-                nulls = pa.nulls(verifications.num_rows, field.type)
-                verifications = verifications.append_column(field, nulls)
         quarantine = pa.Table.from_pylist(list(refused), _RECORD)
         tables = {
             "trajectories": trajectories.select(_TRAJECTORY_COLUMNS),

@@ -73,10 +73,6 @@ def rows() -> list[dict[str, Any]]:
             tools=TOOLS,
             steps=STUMBLING,
             rater_score=5.0 if number else 1.0,
-            calls=3,
-            calls_checked=3,
-            format_ok=False,
-            first_failed_step=2,
         )
         for number in range(2)
     ]
