@@ -42,7 +42,7 @@ from sqlglot import exp
 from orchestration.manifests import Exported, find_export
 from orchestration.shown import AsJson, cut, line, print_json_with_rows
 from udfs import lake
-from udfs.errors import LakeError
+from udfs.errors import ConfigError, LakeError
 from udfs.lake import VARS, load_delta_extension, sql_text
 from udfs.pinning import CURATED, recorded_at
 
@@ -68,6 +68,7 @@ _STORED = {
         has_loop is_finished flag_names
     """,
     "conversations": "estimated_tokens",
+    "benchmark_checks": "benchmarks",
     CURATED: "rater_score score task_key",
 }
 _MEASURES: dict[str, tuple[str, str]] = {
@@ -76,7 +77,6 @@ _MEASURES: dict[str, tuple[str, str]] = {
     "trainable_step_count": ("trajectory_flags", "len(trainable_steps)"),
     "near_duplicate_cluster": ("near_duplicates", "cluster_id"),
     "near_duplicate_cluster_size": ("near_duplicates", "cluster_size"),
-    "benchmarks": ("benchmark_overlap", "list_sort(list(distinct benchmark))"),
     "personal_data_kinds": ("personal_data", "kinds"),
     "personal_data_count": ("personal_data", "finding_count"),
 }
@@ -208,10 +208,16 @@ class Comparison:
         """A view `<table>_then` and one `<table>_now` over each table that is looked at.
 
         Raises:
+            ConfigError: an export is made from something else.
             LakeError: a version is not there any more.
         """
         measured = {table for table, _ in _MEASURES.values()}
         for side, export in (("then", self.then), ("now", self.now)):
+            if "training_plan" not in export.tables:
+                raise ConfigError(
+                    f"'{export.name}' is not made from a training plan (its tables are "
+                    f"{', '.join(export.tables)}). Only plans are compared."
+                )
             for name in sorted({"training_plan", "sft_samples", "raw_records"} | measured):
                 version = export.tables.get(name)
                 if version is None:
@@ -246,15 +252,19 @@ class Comparison:
                 """,
                 {"recipe": export.recipe},
             )
+            # Layouts that have a trajectory once do not tell positions.
+            counts = export.manifest["counts"].items()
+            unit = "positions" if all("positions" in n for _, n in counts) else "trajectories"
+            count = "sum(times)" if unit == "positions" else "count(*)"
             counted = dict(
                 self._connection.execute(
-                    f"select split, cast(sum(times) as bigint) from planned_{side} group by split"
+                    f"select split, cast({count} as bigint) from planned_{side} group by split"
                 ).fetchall()
             )
-            told = {split: n["positions"] for split, n in export.manifest["counts"].items()}
+            told = {split: n[unit] for split, n in counts}
             if counted != told:
                 raise LakeError(
-                    f"'{export.name}' has {told} positions by its manifest, and {counted} by the "
+                    f"'{export.name}' has {told} {unit} by its manifest, and {counted} by the "
                     f"plan that it names in {lake.table_path('training_plan')}. It is an export of "
                     "another lake: set TRAJLAKE_LAKE to that."
                 )
@@ -414,7 +424,6 @@ def _measures(names: Sequence[str], side: str, is_of_recipe: str) -> str:
             select {_key(table)}{_of(table, names)}
             from {table}_{side}
             {is_of_recipe if table == CURATED else ""}
-            {"group by trajectory_id" if table == "benchmark_overlap" else ""}
         ) as {table} on {table}.{_key(table)} = identified.{_key(table)}"""
         for table in tables
     )

@@ -100,11 +100,10 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         """,
     ),
     "benchmark_overlap": (
-        ("benchmark_overlap",),
+        ("benchmark_checks",),
         """
-        select * exclude (trajectory_id)
-        from benchmark_overlap
-        where trajectory_id = $id
+        select unnest(found)
+        from (select unnest(matches) as found from benchmark_checks where trajectory_id = $id)
         order by benchmark, item_id
         """,
     ),

@@ -35,6 +35,9 @@ from udfs.lake import INPUTS, VARS, Pins, load_delta_extension, sql_text
 from udfs.pinning import CURATED, pins_of, recorded_at
 from udfs.settings import database_file, lake_root
 
+# What a manifest says of how the export was asked for, beside the recipe.
+_OPTIONS = ("layout", "learn_masked")
+
 # Of what dbt prints when it fails, so much is shown.
 _LINES = 25
 
@@ -126,7 +129,7 @@ def replay(of: Exported, to: Path | None = None) -> Replay:
     resources = ["--resource-type", "model", "--resource-type", "seed"]
     _dbt(["build", *resources, "--select", *built.selected], made_with, settings)
     with _environment(settings):
-        made = export(of.recipe)
+        made = export(of.recipe, **{k: v for k, v in of.manifest.items() if k in _OPTIONS})
     differences = _differences(of, made.manifest, made.folder)
     reasons = _reasons(of, pins, made.manifest, folder, made_with) if differences else []
     if to is None and not differences:
@@ -225,7 +228,8 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def _differences(of: Exported, now: Mapping[str, Any], folder: Path) -> list[str]:
-    """The files that are not the same, in words. The dataset card is compared where there is one.
+    """The files that are not the same, in words: data by the manifest's checksums, and what lies
+    beside them, such as the dataset card, where the export itself is there.
 
     `manifest.json` is not compared here: it names the code, which may be another one.
     """
@@ -236,9 +240,11 @@ def _differences(of: Exported, now: Mapping[str, Any], folder: Path) -> list[str
         for path in sorted(then_files.keys() | now_files.keys())
         if then_files.get(path) != now_files.get(path)
     ]
-    card = of.file.with_name("README.md")
-    if card.is_file() and card.read_bytes() != (folder / "README.md").read_bytes():
-        found.append("README.md: other bytes")
+    for file in sorted(of.file.parent.iterdir()) if (of.file.parent / "data").is_dir() else ():
+        if file.is_file() and file.name != of.file.name:
+            made = folder / file.name
+            is_same = made.is_file() and made.read_bytes() == file.read_bytes()
+            found += [] if is_same else [f"{file.name}: other bytes"]
     return found
 
 
