@@ -16,10 +16,9 @@ from typing import Annotated, Any
 import duckdb
 import typer
 from rich.console import Console
-from rich.padding import Padding
 
 from orchestration.manifests import Exported, manifest_files
-from orchestration.shown import AsJson, cut, line, lines, print_json
+from orchestration.shown import AsJson, cut, line, print_json
 from udfs import lake
 from udfs.errors import ConfigError, LakeError
 from udfs.lake import sql_text
@@ -392,34 +391,33 @@ class _Page:
     def say(self, name: str, value: object) -> None:
         """A name and what it is; nothing where it is nothing."""
         if value not in (None, "", []):
-            self._put(line(f"{name}: {_worded(value)}"))
+            self.line(f"{name}: {_worded(value)}")
 
     def text(self, name: str, value: str | None) -> None:
         """A longer text, cut, with its line breaks."""
         if value:
-            self._put(line(f"{name}:"))
-            self._put(lines(cut(value, _TEXT_CHARACTERS)), indent=4)
+            self.line(f"{name}:")
+            for each in cut(value, _TEXT_CHARACTERS).split("\n"):
+                self.line(f"    {each}")
 
     def rows(self, name: str) -> Sequence[Mapping[str, Any]] | None:
         """What was found out; None, and a line that says why, where it could not be."""
         if name in self._explained.missing:
-            self._put(line(f"not known: {self._explained.missing[name]}", style="dim"))
+            self.line(f"not known: {self._explained.missing[name]}")
             return None
         return self._explained.facts[name]
 
     def few(self, rows: Sequence[Mapping[str, Any]], none: str) -> Sequence[Mapping[str, Any]]:
         """The first rows; the number of the rest, or that there are none, is said."""
         if not rows:
-            self._put(line(none))
+            self.line(none)
         elif len(rows) > _NAMED:
-            self._put(line(f"{len(rows):,}, of which the first {_NAMED} (all: --json)"))
+            self.line(f"{len(rows):,}, of which the first {_NAMED} (all: --json)")
         return rows[:_NAMED]
 
     def line(self, text: str) -> None:
-        self._put(line(text))
-
-    def _put(self, text: object, indent: int = 2) -> None:
-        self._console.print(Padding(text, (0, 0, 0, indent)), soft_wrap=False)  # type: ignore[arg-type]
+        """One line; where it is long, the terminal breaks it."""
+        self._console.print(line(f"  {text}"), soft_wrap=True)
 
 
 def _worded(value: object) -> str:
@@ -525,7 +523,8 @@ def _print_raw(page: _Page, row: Mapping[str, Any]) -> None:
         return
     for record in page.few(records, "the lake has them no longer"):
         page.line(f"{record['raw_file']}:{record['raw_position']}")
-        page.say("  bytes", f"{record['raw_bytes']:,} from {record['raw_offset'] or 0:,}")
+        page.say("  bytes", record["raw_bytes"])
+        page.say("  first byte in the file", record["raw_offset"])
         page.say("  sha256", record["raw_sha256"])
         page.say("  file's sha256", record["file_sha256"])
         page.text("  begins", _decoded(record["excerpt"]))

@@ -28,33 +28,22 @@ _BLANK = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0
 _BLANK |= {*map(chr, range(0x180B, 0x1810)), *map(chr, range(0xE0100, 0xE01F0))}
 
 
-def harmless(text: str, *, keep: str = "") -> str:
-    """A text with everything that cannot be seen written out, as in `\\x1b` or `\\u202e`.
-
-    Args:
-        text: any text.
-        keep: characters that stay as they are, such as a line feed.
-    """
+def harmless(text: str) -> str:
+    """A text with everything that cannot be seen written out, as in `\\x1b` or `\\u202e`."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        repr(c)[1:-1]
-        if c not in keep and (unicodedata.category(c) in _UNSEEN)
-        else f"\\u{ord(c):04x}"
-        if c in _BLANK
-        else c
-        for c in text
-    )
+    return "".join(map(_written_out, text))
+
+
+def _written_out(character: str) -> str:
+    if unicodedata.category(character) in _UNSEEN:
+        return repr(character)[1:-1]
+    return f"\\u{ord(character):04x}" if character in _BLANK else character
 
 
 def line(value: object, style: str = "") -> Text:
     """A value as one line: never markup, never a terminal's command; nothing for None."""
     return Text("" if value is None else harmless(str(value)), style=style)
-
-
-def lines(value: object, style: str = "") -> Text:
-    """The same with its line breaks."""
-    return Text("" if value is None else harmless(str(value), keep="\n"), style=style)
 
 
 def cut(text: str, most: int) -> str:
