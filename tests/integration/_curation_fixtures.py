@@ -206,7 +206,7 @@ class Workspace:
         with duckdb.connect(self.environment["TRAJLAKE_DB"]) as connection:
             load_delta_extension(connection)
             for name, table in tables.items():
-                write_deltalake(self.lake / name, table, mode="overwrite")
+                write_deltalake(self.lake / name, table, mode="overwrite", schema_mode="overwrite")
                 connection.execute(
                     f"create or replace view {name} as "
                     f"select * from delta_scan('{self.lake / name}')"
