@@ -250,7 +250,7 @@ def _recipes() -> Iterator[Found]:
         for column, value in row.items():
             if column == "filter" or (column.endswith("_filter") and value):
                 try:
-                    checked_filter(row.get("recipe"), value)
+                    checked_filter(row.get("recipe"), column, value)
                 except ConfigError as error:
                     yield "problem", str(error)
     known = {file.source for file in _raw_files()} | declared_sources().keys() | {"*"}
