@@ -305,7 +305,7 @@ def test_samples_of_older_verdicts_than_the_plans_are_refused(changing: Workspac
     changing.run(
         "conversations", "rated_trajectories", "curation", "source_quotas", "training_plan"
     )
-    with pytest.raises(ExportError, match="versions 1 and 0 of .* at once"):
+    with pytest.raises(ExportError, match=r"versions 1 and 0 of .* at once"):
         export("default")
 
 
