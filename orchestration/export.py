@@ -39,6 +39,7 @@ import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 
+from orchestration.printing import AsJson, print_json
 from udfs.errors import ExportError
 from udfs.lake import INPUTS, load_delta_extension, open_table, sql_text, table_path
 from udfs.settings import exports_folder
@@ -180,9 +181,15 @@ def export_command(
     recipe: Annotated[str, typer.Argument(help="A recipe of dbt_project/seeds/recipes.csv.")] = (
         "default"
     ),
+    as_json: AsJson = False,
 ) -> None:
     """Write a recipe's training data to exports/<recipe>, in the order of training."""
     written = export(recipe)
+    if as_json:
+        print_json(
+            {"folder": str(written.folder), "is_new": written.is_new, "manifest": written.manifest}
+        )
+        return
     shards = written.manifest["shards"]
     counts = ", ".join(
         f"{count['positions']:,} {split} positions of {count['trajectories']:,} trajectories"
