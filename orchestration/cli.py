@@ -41,6 +41,10 @@ COMMANDS = {
         "orchestration.export:export_command",
         "Write a recipe's training data to exports/<recipe>, in the order of training.",
     ),
+    "report": (
+        "orchestration.report:report_command",
+        "Write one HTML file with what a recipe keeps and drops, and why.",
+    ),
     "attack": (
         "orchestration.attack:attack_command",
         "Attack a rater with hostile trajectories, and say how often its score moves.",
