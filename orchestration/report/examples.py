@@ -32,11 +32,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run: whether it is learned from, and what was said in it."""
+    """A step of a run: whether it is learned from, and what was said in it.
+
+    `state` is a class of the style sheet: `trained`, `masked`, or `open` where nothing masks the
+    step of a run that is dropped.
+    """
 
     step_id: int
-    is_trained: bool
     state: str
+    state_text: str
     flags: tuple[Text, ...]
     parts: tuple[Part, ...]
 
@@ -74,37 +78,34 @@ def choose(candidates: Sequence[Row]) -> list[tuple[str | None, str | None]]:
     dropped = _in_turn(by_reason)
     pairs: list[tuple[str | None, str | None]] = []
     shown_sources: Counter[str] = Counter()
-    beside: list[Row | None] = [_partner_at_hand(row, kept) for row in dropped]
-    taken = set()
-    for place, row in enumerate(beside):
-        if row is None or row["trajectory_id"] in taken:
-            beside[place] = None
-        else:
-            taken.add(row["trajectory_id"])
-            shown_sources[row["source"]] += 1
-    left = [row for row in kept if row["trajectory_id"] not in taken]
+    beside: list[Row | None] = []
+    for row in dropped:
+        partner = _partner_at_hand(row, kept)
+        if partner is not None:
+            kept.remove(partner)
+            shown_sources[partner["source"]] += 1
+        beside.append(partner)
+    beside += [None] * (PAIRS - len(dropped))
     for partner, other in zip_longest(beside, dropped):
-        found = partner
-        if found is None and left and len(pairs) < PAIRS:
+        if partner is None and kept:
             wanted = other["source"] if other else None
-            found = min(
-                left,
+            partner = min(
+                kept,
                 key=lambda row: (
                     shown_sources[row["source"]],
                     row["source"] != wanted,
                     row["reason"] != "salvaged",
                 ),
             )
-            left.remove(found)
-            shown_sources[found["source"]] += 1
-        pairs.append(
-            (found["trajectory_id"] if found else None, other["trajectory_id"] if other else None)
-        )
-    while left and len(pairs) < PAIRS:
-        found = min(left, key=lambda row: shown_sources[row["source"]])
-        left.remove(found)
-        shown_sources[found["source"]] += 1
-        pairs.append((found["trajectory_id"], None))
+            kept.remove(partner)
+            shown_sources[partner["source"]] += 1
+        if partner or other:
+            pairs.append(
+                (
+                    partner["trajectory_id"] if partner else None,
+                    other["trajectory_id"] if other else None,
+                )
+            )
     return pairs
 
 
@@ -182,34 +183,34 @@ def _facts(row: Row) -> Iterable[tuple[str, Text]]:
 
 def _step(step: Row, row: Row, flags: Row | None, flags_of: Mapping[int, Sequence[Text]]) -> Step:
     step_id = step["step_id"]
-    is_trained, state = _state(step, row, flags)
+    state, state_text = _state(step, row, flags)
     return Step(
         step_id=step_id,
-        is_trained=is_trained,
         state=state,
+        state_text=state_text,
         flags=tuple(flags_of.get(step_id, ())),
         parts=tuple(_parts(step)),
     )
 
 
-def _state(step: Row, row: Row, flags: Row | None) -> tuple[bool, str]:
+def _state(step: Row, row: Row, flags: Row | None) -> tuple[str, str]:
     """Whether a step carries loss, or could if its run were kept; and that in words."""
     step_id = step["step_id"]
     if row["trained_steps"] is not None and step_id in row["trained_steps"]:
-        return True, "trained on"
+        return "trained", "trained on"
     if not step["is_trainable"]:
-        return False, "masked by its source"
+        return "masked", "masked by its source"
     if flags is None:
-        return False, "not known: no flags in this lake"
+        return "masked", "not known: no flags in this lake"
     if step_id not in (flags["unmasked_steps"] or ()):
-        return False, "no loss: the agent says nothing"
+        return "masked", "no loss: the agent says nothing"
     if step_id not in (flags["trainable_steps"] or ()):
-        return False, "masked by a rule"
+        return "masked", "masked by a rule"
     if row["trained_steps"] is None:
-        return True, "not masked"
+        return "open", "not masked, but the run is dropped"
     if row["reason"] == "salvaged":
-        return False, "masked: after the first error"
-    return False, "masked by the recipe"
+        return "masked", "masked: after the first error"
+    return "masked", "masked by the recipe"
 
 
 def _parts(step: Row) -> Iterable[Part]:

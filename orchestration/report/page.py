@@ -242,7 +242,7 @@ def _stages(funnel: Rows, reasons: Sequence[str]) -> Table:
     most = max(size for _, size, _ in stages)
     return Table(
         "From raw records to training",
-        ("stage", "how many", "", "what was taken away"),
+        ("stage", "how many", "", "what happens there"),
         tuple(
             (
                 b.words(name),
@@ -389,7 +389,7 @@ def _agreement(findings: Findings) -> Iterable[Block]:
     for row in rows:
         titles = b.ranges(row["lowest"], row["highest"], _AGREEMENT_BINS)
         yield b.Details(
-            shown(f"{row['source']}: {row['runs']:,} runs"),
+            shown(f"{row['source']}: {row['runs']:,} {'run' if row['runs'] == 1 else 'runs'}"),
             (
                 Table(
                     "How the rater's scores lie within each fifth of the environment's scale; "
@@ -545,7 +545,8 @@ def _exact(findings: Findings) -> Iterable[Block]:
     extra = sum((row["copies"] - 1) * row["contents"] for row in copies)
     yield Words(
         f"Exact: {contents:,} contents are there more than once, "
-        f"{_sum(copies, 'across_sources'):,} of them in more than one source. That is {extra:,} trajectories more than contents."
+        f"{_sum(copies, 'across_sources'):,} of them in more than one source. That is "
+        f"{extra:,} trajectories more than contents."
     )
     if not copies:
         return

@@ -209,10 +209,15 @@ QUERIES: Mapping[str, str] = {
         )
         select
             source,
-            cast(
-                coalesce(least(floor((score - lowest) / nullif(highest - lowest, 0) * 10), 9), 0)
-                as integer
-            ) as bin,
+            case
+                when highest > lowest
+                    then
+                        cast(
+                            least(floor((score - lowest) / (highest - lowest) * 10), 9)
+                            as integer
+                        )
+                else 0
+            end as bin,
             count(*) as trajectories,
             count(case when is_kept then 1 end) as kept
         from scored
@@ -262,10 +267,15 @@ QUERIES: Mapping[str, str] = {
         )
         select
             source,
-            cast(
-                coalesce(least(floor((score - lowest) / nullif(highest - lowest, 0) * 5), 4), 0)
-                as integer
-            ) as score_bin,
+            case
+                when highest > lowest
+                    then
+                        cast(
+                            least(floor((score - lowest) / (highest - lowest) * 5), 4)
+                            as integer
+                        )
+                else 0
+            end as score_bin,
             count(*) as runs,
             quantile_cont(rater_score, 0.25) as lower_quartile,
             median(rater_score) as median,
