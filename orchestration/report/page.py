@@ -393,7 +393,7 @@ def _agreement(findings: Findings) -> Iterable[Block]:
             (
                 Table(
                     "How the rater's scores lie within each fifth of the environment's scale; "
-                    "darker is a greater part of the row",
+                    "the stronger the colour, the greater the part of the row",
                     ("environment's score", "runs", "rated 0 to 1", "1 to 2", "2 to 3", "3 to 4",
                      "4 to 5", "lower quartile", "median", "upper quartile"),
                     tuple(
@@ -724,8 +724,8 @@ def _flags(findings: Findings) -> Iterable[Block]:
     for row in flags:
         found[row["source"]][row["flag"]] = row["steps"]
     yield Table(
-        "Steps with a flag, by source; darker is a greater part of the source's steps, the "
-        "darkest a quarter or more",
+        "Steps with a flag, by source; the stronger the colour, the greater the part of the "
+        "source's steps, up to a quarter of them",
         ("source", *(name.replace("_", " ") for name in names)),
         tuple(
             (
@@ -829,7 +829,7 @@ def _examples(findings: Findings) -> Iterable[Block]:
     )
     yield Words(
         "A step with a hatched edge carries no loss. Long runs and texts are cut; how much is "
-        "missing stands where it is missing. Names such as ␛ or U+202E stand for characters that "
+        "missing stands where it is missing. Names such as U+202E stand for characters that "
         "cannot be seen."
     )
     yield b.Pairs(pairs)

@@ -21,8 +21,8 @@ _UNSEEN = re.compile(
     "]"
 )
 
-# Between two pieces of a text, where there is a line feed behind a carriage return.
-_LINE_END = re.compile("\r+\n")
+# Ends of lines as Windows writes them; they are shown as every line's end is.
+_LINE_END = re.compile("\r\n")
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,8 @@ def pieces(text: str) -> tuple[Piece, ...]:
     for match in _UNSEEN.finditer(text):
         if match.start() > start:
             found.append(Piece(text[start : match.start()]))
-        found.append(Piece(_name(match.group()), is_name=True))
+        found.append(Piece(f"U+{ord(match.group()):04X}", is_name=True))
         start = match.end()
     if start < len(text):
         found.append(Piece(text[start:]))
     return tuple(found)
-
-
-def _name(character: str) -> str:
-    """A control's own picture (␛), which is short; else the number (U+202E)."""
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"U+{code:04X}"
