@@ -45,6 +45,18 @@ COMMANDS = {
         "orchestration.report:report_command",
         "Write one HTML file with what a recipe keeps and drops, and why.",
     ),
+    "explain": (
+        "orchestration.explain:explain_command",
+        "All that is known of one trajectory, from raw bytes to plan positions.",
+    ),
+    "diff": (
+        "orchestration.diff:diff_command",
+        "What came, what went and what weighs differently between two exports, and why.",
+    ),
+    "replay": (
+        "orchestration.replay:replay_command",
+        "Make an old export again from the versions it was made from, and compare.",
+    ),
     "attack": (
         "orchestration.attack:attack_command",
         "Attack a rater with hostile trajectories, and say how often its score moves.",

@@ -250,7 +250,7 @@ def _recipes() -> Iterator[Found]:
         for column, value in row.items():
             if column == "filter" or (column.endswith("_filter") and value):
                 try:
-                    checked_filter(row.get("recipe"), value)
+                    checked_filter(row.get("recipe"), column, value)
                 except ConfigError as error:
                     yield "problem", str(error)
     known = {file.source for file in _raw_files()} | declared_sources().keys() | {"*"}
@@ -296,6 +296,9 @@ def _lake() -> Iterator[Found]:
         yield "ok", f"{len(names)} tables at {root}; whether it can be written is seen by a build"
         return
     folder = _nearest(Path(root))
+    if not folder.is_dir():
+        yield "problem", f"{folder} is no folder", "Set TRAJLAKE_LAKE to one."
+        return
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -313,8 +316,8 @@ def _lake() -> Iterator[Found]:
 
 
 def _nearest(path: Path) -> Path:
-    """A folder, or the nearest one above it that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    """A path, or the nearest one above it that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def _database() -> Iterator[Found]:

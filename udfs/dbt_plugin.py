@@ -70,8 +70,8 @@ class Plugin(BasePlugin):
 
         `target_config.config` is what the `delta` materialization gives: `options` for the
         write, the compiled `sql`, `inputs` (upstream Delta tables by name, seeds with their
-        checksums), `full_refresh`. A model whose SQL and inputs are those of the newest commit
-        is left as it is.
+        checksums), `vars` that the views among them depend on, `full_refresh`. A model whose SQL
+        and inputs are those of the newest commit is left as it is.
         """
         config = target_config.config
         name = str(target_config.relation.identifier)
@@ -79,6 +79,7 @@ class Plugin(BasePlugin):
         inputs = _input_versions(config["inputs"])
         fingerprint = hashlib.sha256((config["sql"] + inputs).encode()).hexdigest()
         rebuild_key = _rebuild_key(config["sql"])
+        made_by = config["vars"]
         last = lake.commit_metadata(name)
         if last.get(lake.FINGERPRINT) == fingerprint and not config["full_refresh"]:
             _logger.debug(f"{name}: SQL and inputs are those of the newest version, left as it is")
@@ -92,7 +93,8 @@ class Plugin(BasePlugin):
                 options,
                 rebuild=bool(config["full_refresh"]) or last.get(lake.REBUILD_KEY) != rebuild_key,
                 metadata={lake.FINGERPRINT: fingerprint, lake.INPUTS: inputs}
-                | ({lake.REBUILD_KEY: rebuild_key} if rebuild_key else {}),
+                | ({lake.REBUILD_KEY: rebuild_key} if rebuild_key else {})
+                | ({lake.VARS: json.dumps(made_by, sort_keys=True)} if made_by else {}),
                 report=_logger.info,
             )
         finally:

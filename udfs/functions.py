@@ -21,6 +21,7 @@ from udfs.benchmarks import overlap
 from udfs.curation import near_duplicates, personal_data, step_rules
 from udfs.curation.interleaving import interleave
 from udfs.formats.arrow import merge_parts, parse_records, parser_versions, part_groups
+from udfs.pinning import pin_tables
 from udfs.rater import configured_raters, verification
 from udfs.recipes import checked_filter
 from udfs.schema import PARSED_RECORD, PART_GROUP, STEP, TRAJECTORY
@@ -135,6 +136,9 @@ FUNCTIONS = (
     Function("source_versions", sources.source_versions, (), pa.string(), is_scalar=True),
     Function("interleave", interleave, (pa.list_(pa.int64()),), pa.list_(pa.int32())),
     Function("checked_filter", checked_filter, (pa.string(),) * 3, pa.string(), is_scalar=True),
+    Function("table_scan", lake.table_scan, (pa.string(),), pa.string(), is_scalar=True),
+    Function("table_is_pinned", lake.is_pinned, (pa.string(),), pa.bool_(), is_scalar=True),
+    Function("pin_tables", pin_tables, (pa.string(),) * 2, pa.string(), is_scalar=True),
     Function(
         "find_overlap",
         overlap.find_overlap,
@@ -144,7 +148,6 @@ FUNCTIONS = (
     Function(
         "overlap_settings", overlap.overlap_settings, (pa.string(),), pa.string(), is_scalar=True
     ),
-    Function("table_path", lake.table_path, (pa.string(),), pa.string(), is_scalar=True),
     Function("table_rebuild_key", lake.rebuild_key, (pa.string(),), pa.string(), is_scalar=True),
 )
 

@@ -119,6 +119,7 @@ def append(labels: Sequence[Label]) -> None:
 
 def _table() -> DeltaTable:
     """The table, made where it is missing."""
+    lake.check_is_own(TABLE)
     table = lake.open_table(TABLE)
     if table is None:
         path, schema = lake.table_path(TABLE), Schema.from_arrow(SCHEMA)

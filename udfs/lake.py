@@ -16,15 +16,20 @@ that puts them together. It changes no row, so nothing that reads the table is b
 | `table_properties` | mapping                                  |             | Delta table properties of a new table |
 | `on_schema_change` | `fail` `append_new_columns` `replace`    | `fail`      | what to do when the columns differ from the table's; `replace` goes with `overwrite` only |
 | `commit`           | `table` `batch`                          | `table`     | one commit for the whole stream, or one for every batch as it comes |
+
+A lake may begin in the past of another one: some of its tables are then versions of tables there
+(`Pins`), which are read where they are and never written.
 """  # noqa: E501
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import duckdb
@@ -32,7 +37,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from duckdb_extensions import import_extension
 
 from udfs.errors import LakeError
@@ -56,6 +61,14 @@ _PROGRESS_EVERY_S = 5.0
 FINGERPRINT = "trajlake.fingerprint"
 INPUTS = "trajlake.inputs"
 REBUILD_KEY = "trajlake.rebuild_key"
+VARS = "trajlake.vars"
+
+# Delta's default lets go of versions older than 30 days once enough new ones are there, whether
+# their files are still there or not. Versions are let go of on purpose: `vacuum`.
+_TABLE_PROPERTIES = {"delta.enableExpiredLogCleanup": "false"}
+
+# Where a lake says which of its tables are versions of another lake's.
+_PINS = "_pinned.json"
 
 
 @dataclass(frozen=True)
@@ -115,17 +128,108 @@ class WriteOptions:
         return options
 
 
+@dataclass(frozen=True)
+class Pins:
+    """Which of a lake's tables are versions of tables of another lake.
+
+    `replays` are tables that are built here in place of a version there, which their first
+    version has the number of; so what names versions says the same in both lakes.
+    """
+
+    lake: str = ""
+    versions: Mapping[str, int] = field(default_factory=dict)
+    replays: Mapping[str, int] = field(default_factory=dict)
+
+    def write(self, root: Path) -> None:
+        """Make a folder a lake with these pins.
+
+        Raises:
+            LakeError: it holds something else already.
+        """
+        there = Pins.of(str(root))
+        if there == self:
+            return
+        if there.lake or (root.is_dir() and any(root.glob("*/_delta_log"))):
+            raise LakeError(
+                f"{root} holds a lake already, which would become another one by pinned versions. "
+                "Set TRAJLAKE_LAKE to an empty folder."
+            )
+        root.mkdir(parents=True, exist_ok=True)
+        (root / _PINS).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def of(cls, root: str) -> Pins:
+        """The pins of a lake; empty where it has none, as one in an object store."""
+        if "://" in root:
+            return cls()
+        try:
+            return cls(**json.loads((Path(root) / _PINS).read_bytes()))
+        except FileNotFoundError:
+            return cls()
+
+
+def pins() -> Pins:
+    """The pins of this lake."""
+    return Pins.of(lake_root())
+
+
+def is_pinned(name: str) -> bool:
+    """Whether a table is a version of another lake's table, which nothing here may change."""
+    return name in pins().versions
+
+
 def table_path(name: str) -> str:
     """Where a table lies: an absolute path or an object-store URL."""
-    return f"{lake_root()}/{name}"
+    pinned = pins()
+    return f"{pinned.lake if name in pinned.versions else lake_root()}/{name}"
+
+
+def table_scan(name: str) -> str:
+    """What SQL reads a table by: at its newest version, or the one that it is pinned to."""
+    version = pins().versions.get(name)
+    path = sql_text(table_path(name))
+    return f"delta_scan({path})" if version is None else f"delta_scan({path}, version => {version})"
 
 
 def open_table(name: str) -> DeltaTable | None:
-    """The table at its newest version, or None where there is none yet."""
+    """The table at its newest version, or None where there is none yet.
+
+    Raises:
+        LakeError: the version that it is pinned to is not there any more.
+    """
+    version = pins().versions.get(name)
+    if version is not None:
+        return _PinnedTable(table_path(name), version)
     try:
         return DeltaTable(table_path(name))
     except TableNotFoundError:
         return None
+
+
+class _PinnedTable(DeltaTable):
+    """A table as it was at a version."""
+
+    def __init__(self, path: str, version: int) -> None:
+        try:
+            super().__init__(path, version=version)
+        except DeltaError as error:
+            raise LakeError(
+                f"Version {version} of {path} cannot be opened ({error}). It is pinned, and has "
+                "been let go of."
+            ) from error
+
+    def history(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Commits up to the version, newest first.
+
+        That of a table opened at a version is numbered wrongly by delta-rs 1.6: as if the newest
+        commit were the version's.
+        """
+        commits = DeltaTable(self.table_uri).history()
+        return [each for each in commits if each["version"] <= self.version()][:limit]
+
+    def vacuum(self, *_: Any, **__: Any) -> list[str]:
+        """Refuse: what a version does not need, others do."""
+        raise LakeError(f"{self.table_uri} is pinned. Vacuum it in the lake that it is in.")
 
 
 def load_delta_extension(connection: duckdb.DuckDBPyConnection) -> None:
@@ -139,9 +243,7 @@ def connect() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     load_delta_extension(connection)
     for name in table_names():
-        connection.execute(
-            f'create view "{name}" as select * from delta_scan({sql_text(table_path(name))})'
-        )
+        connection.execute(f'create view "{name}" as select * from {table_scan(name)}')
     return connection
 
 
@@ -153,7 +255,8 @@ def table_names() -> list[str]:
     logs = duckdb.sql(
         f"select distinct file from glob({sql_text(lake_root() + '/*/_delta_log/*.json')})"
     ).fetchall()
-    return sorted({row[0].replace("\\", "/").split("/")[-3] for row in logs})
+    own = {row[0].replace("\\", "/").split("/")[-3] for row in logs}
+    return sorted(own | set(pins().versions))
 
 
 def sql_text(value: str) -> str:
@@ -211,14 +314,18 @@ def write(
         The rows read from the stream.
 
     Raises:
-        LakeError: the columns differ from the table's and `on_schema_change` is `fail`.
+        LakeError: the columns differ from the table's and `on_schema_change` is `fail`, or the
+            table is another lake's.
     """
+    check_is_own(name)
     table = open_table(name)
     commit = CommitProperties(custom_metadata=dict(metadata or {}))
     counted = _Counted(name, reader.cast(_in_utc(reader.schema)), report)
     if table is None or rebuild:
         if options.delete_when_null:
             counted.leave_out_nulls_of(options.delete_when_null)
+        if table is None:
+            _begin_at(name, counted.schema, options)
         # Batches that are commits of their own begin with an empty table.
         is_whole = options.commit == "table"
         write_deltalake(
@@ -227,7 +334,7 @@ def write(
             mode="overwrite",
             schema_mode="overwrite",
             partition_by=list(options.partition_by) or None,
-            configuration=dict(options.table_properties) or None,
+            configuration=_properties(options),
             writer_properties=_WRITER,
             commit_properties=commit,
         )
@@ -264,6 +371,41 @@ def write(
     if options.commit == "batch":
         _put_together(name, table, report)
     return counted.rows
+
+
+def _properties(options: WriteOptions) -> dict[str, str | None]:
+    return {**_TABLE_PROPERTIES, **options.table_properties}
+
+
+def check_is_own(name: str) -> None:
+    """Raise where a table is not this lake's to write.
+
+    Raises:
+        LakeError: it is pinned to a version of another lake's table.
+    """
+    if is_pinned(name):
+        raise LakeError(
+            f"Table '{name}' is version {pins().versions[name]} of {table_path(name)} here, which "
+            "stays as it is. Write it in the lake that it is in."
+        )
+
+
+def _begin_at(name: str, schema: pa.Schema, options: WriteOptions) -> None:
+    """Let the first rows of a table that replays a version come at that version: all before it
+    are empty."""
+    version = pins().replays.get(name, 0)
+    if version == 0:
+        return
+    DeltaTable.create(
+        table_path(name),
+        Schema.from_arrow(schema),
+        partition_by=list(options.partition_by) or None,
+        configuration=_properties(options),
+    )
+    log = Path(table_path(name)) / "_delta_log"
+    nothing = json.dumps({"commitInfo": {"timestamp": 0, "operation": "EMPTY"}}) + "\n"
+    for number in range(1, version):
+        (log / f"{number:020}.json").write_text(nothing, encoding="utf-8")
 
 
 def _put_together(name: str, table: DeltaTable, report: Callable[[str], None]) -> None:

@@ -33,6 +33,8 @@ from udfs.settings import database_file, lake_root
 _TRIES = 40
 _PAUSE_S = 0.025
 
+_IS_WRITTEN = "it is being written all the time"
+
 
 class UnreadableDatabase(Exception):
     """The database file cannot be used; the text says why."""
@@ -91,36 +93,38 @@ def open_database() -> duckdb.DuckDBPyConnection:
         UnreadableDatabase: there is none, it is broken, or its views are of another lake.
     """
     database = database_file()
-    problem = "it is being written all the time"
+    problem = _IS_WRITTEN
     for _ in range(_TRIES):
-        before = _state(database)
-        if before[0] is None:
+        if _state(database)[0] is None:
             raise UnreadableDatabase(f"there is no {database}")
         try:
             connection = _open_copy(database)
         except (duckdb.Error, OSError) as error:
             problem = str(error).splitlines()[0]
         else:
-            if _state(database) == before:
+            if connection:
                 _check_lake(database, connection)
                 return connection
-            connection.close()
+            problem = _IS_WRITTEN
         time.sleep(_PAUSE_S)
     raise UnreadableDatabase(f"{database} cannot be read ({problem})")
 
 
-def _open_copy(database: Path) -> duckdb.DuckDBPyConnection:
-    """Copy the file and its log, and open that.
+def _open_copy(database: Path) -> duckdb.DuckDBPyConnection | None:
+    """Copy the file and its log, and open that; None where a write came in between.
 
     The copy has the file's name, which is the catalog's, and views name their catalog. Once it is
     open its folder may go: the system keeps an open file until it is closed.
     """
     with tempfile.TemporaryDirectory(prefix="trajlake-") as folder:
         copy = Path(folder, database.name)
+        before = _state(database)
         for end in (".wal", ""):
             source = database.with_name(database.name + end)
             if not end or source.exists():
                 shutil.copyfile(source, copy.with_name(copy.name + end))
+        if _state(database) != before:
+            return None
         return duckdb.connect(str(copy), read_only=True, config=_config())
 
 

@@ -3,7 +3,8 @@
     name in DuckDB is a view over that table. Options: see udfs/lake.py.
 
     An SQL model is compiled, handed to the plugin as text and streamed from DuckDB into the
-    table; a Python model's rows are streamed as they come.
+    table; a Python model's rows are streamed as they come. A model that is pinned to a version of
+    another lake's table is not run: its view is over that version (udfs/pinning.py).
 #}
 {% materialization delta, adapter="duckdb", supported_languages=["sql", "python"] %}
 
@@ -23,7 +24,8 @@
     {{ run_hooks(pre_hooks, inside_transaction=False) }}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
 
-    {%- if model["language"] == "python" -%}
+    {%- set is_pinned = delta_is_pinned(this.identifier) -%}
+    {%- if not is_pinned and model["language"] == "python" -%}
         {%- set columns = {} -%}
         {%- for name, column in model["columns"].items() -%}
             {%- do columns.update({name: column["data_type"]}) -%}
@@ -40,10 +42,11 @@ def materialize(result, connection):
         {{ tojson(tojson({"options": options, "columns": columns})) }},
     )
         {%- endcall -%}
-    {%- else -%}
+    {%- elif not is_pinned -%}
         {%- if config.get("contract").enforced -%}
             {{ get_assert_columns_equivalent(sql) }}
         {%- endif -%}
+        {%- set inputs = delta_inputs(model) -%}
         {%- do adapter.store_relation(
             "delta",
             target,
@@ -53,7 +56,8 @@ def materialize(result, connection):
             {
                 "sql": sql,
                 "options": options,
-                "inputs": delta_inputs(model),
+                "inputs": inputs,
+                "vars": delta_vars(inputs),
                 "full_refresh": should_full_refresh(),
             },
         ) -%}
@@ -61,10 +65,10 @@ def materialize(result, connection):
 
     {%- call statement("create_view") -%}
         create or replace view {{ target }} as
-        select * from delta_scan({{ dbt.string_literal(delta_path(this.identifier)) }})
+        select * from {{ delta_scan_of(this.identifier) }}
     {%- endcall -%}
-    {%- if model["language"] == "sql" -%}
-        {# dbt asks every SQL materialization for a main statement. #}
+    {%- if is_pinned or model["language"] == "sql" -%}
+        {# dbt asks every materialization for a main statement. #}
         {%- call noop_statement("main", "OK") -%} {%- endcall -%}
     {%- endif -%}
     {%- do persist_docs(target, model) -%}
@@ -78,10 +82,51 @@ def materialize(result, connection):
 {% endmaterialization %}
 
 
-{# Where a table lies in the lake. #}
-{% macro delta_path(table) %}
-    {%- set found = run_query("select table_path(" ~ dbt.string_literal(table) ~ ")") -%}
+{# What a table of the lake is read by. #}
+{% macro delta_scan_of(table) %}
+    {%- set found = run_query("select table_scan(" ~ dbt.string_literal(table) ~ ")") -%}
     {{ return(found.columns[0].values()[0]) }}
+{% endmacro %}
+
+
+{# Whether a table is pinned, by the vars of this run or by those that began the lake. #}
+{% macro delta_is_pinned(table) %}
+    {%- if var("pinned_versions") -%}
+        {%- do run_query(
+            "select pin_tables(" ~ text_literal(tojson(var("pinned_versions"))) ~ ", "
+            ~ text_literal(var("pinned_lake")) ~ ")"
+        ) -%}
+    {%- endif -%}
+    {%- set found = run_query("select table_is_pinned(" ~ dbt.string_literal(table) ~ ")") -%}
+    {{ return(found.columns[0].values()[0]) }}
+{% endmacro %}
+
+
+{#
+    The vars that decide what the views between ratings and curation are, for a table that is made
+    through them; its commit records them, so that a replay has the same views.
+#}
+{% macro delta_vars(inputs) %}
+    {%- set found = {} -%}
+    {%- if "raters" in inputs -%}
+        {%- for name in [
+            "rater",
+            "rater_model",
+            "rater_parameters",
+            "rater_template",
+            "rater_context_tokens",
+            "rater_long",
+            "rater_committee",
+            "rater_aggregate",
+            "rater_min_votes",
+            "rater_tie_breaker",
+            "rater_skip_refuted",
+            "success_label",
+        ] -%}
+            {%- do found.update({name: var(name)}) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(found) }}
 {% endmacro %}
 
 

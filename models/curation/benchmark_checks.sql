@@ -21,17 +21,18 @@ pending as (
         system_prompt,
         steps,
     from trajectories
+    {% if not settings -%}
+    where false
+    {%- elif is_delta_incremental(key) -%}
     where
-        {{ "true" if settings else "false" }}
-        {% if is_delta_incremental(key) -%}
-        and not exists (
+        not exists (
             select 1
             from {{ this }} as checked
             where
                 checked.trajectory_id = trajectories.trajectory_id
                 and checked.content_sha256 = trajectories.content_sha256
         )
-        {%- endif %}
+    {%- endif %}
 
 ),
 

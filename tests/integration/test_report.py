@@ -17,14 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from _curation_fixtures import EVERY_SOURCE, RECIPE, Workspace, step, trajectory
+from deltalake import write_deltalake
 
 from orchestration.report.page import REASONS
 
 TRAJLAKE = Path(sys.executable).with_name("trajlake")
 HUTS = "Which mountain hut lies higher, Ansel Hut or Kite Refuge?"
-ADDRESS = "ines.example@example.org"
+ADDRESS = "ann@lee.org"
 HOSTILE = (
     "</pre></bdi></style></title><script>document.title = 'taken'; window.taken = 1;</script>"
     "<img src='https://example.org/x.png' onerror='window.taken = 1'>"
@@ -33,6 +35,8 @@ HOSTILE = (
     "<style>body { display: none }</style><meta http-equiv='refresh' content='0;https://example.org'>"
     "\x1b[31mred \u202egnp.exe\u202c Z\u0351\u0352\u0353algo"
 )
+REFUSED = "Invalid action. Valid actions are search[query], finish[answer]."
+SEEN = {"source": "environment", "name": None, "call_id": None}
 CALL = {"call_id": None, "name": "search", "arguments": '{"query": "x"}'}
 
 Done = subprocess.CompletedProcess[str]
@@ -73,6 +77,9 @@ def rows() -> list[dict[str, Any]]:
         trajectory(59, source="crowded"),
         trajectory(60, source="crowded", user_query=f"Write to {ADDRESS}, please."),
         trajectory(61, source="unwanted"),
+        trajectory(62, source="desk", rater_score=2.0, user_query="Mend it.",
+                   steps=[step("Action: open[kite]", next_observation=REFUSED,
+                               observations=[SEEN | {"content": REFUSED}]), step()]),
     ]  # fmt: skip
     return [*kept, *spoilt]
 
@@ -91,6 +98,14 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     )
     workspace.write_trajectories(rows(), [{"raw_record_id": "refused", "source": "desk"}])
     workspace.build(variables={"exclude_sources": ["secret"]})
+    # The fixtures' quarantine has no reasons.
+    refused = {"raw_record_id": "refused", "source": "desk", "reason": "invalid_json"}
+    write_deltalake(
+        workspace.lake / "quarantine",
+        pa.Table.from_pylist([refused | {"detail": HOSTILE}]),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
     return workspace
 
 
@@ -222,6 +237,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, page: Path) -> Any:
+    browser.get("about:blank")
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(page.as_uri())
@@ -243,6 +259,7 @@ def test_nothing_is_fetched_and_nothing_runs(opened: Any, page: Path) -> None:
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
+        and not message["params"]["documentURL"].startswith("chrome://")  # its first tab
     }
     assert fetched == {page.as_uri()}
     assert opened.execute_script(

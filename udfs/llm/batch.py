@@ -312,7 +312,7 @@ def submitted(table: str, keys: set[str]) -> dict[str, tuple[str, datetime]]:
                 custom_id,
                 arg_max(input_file_id, submitted_at),
                 epoch_us(max(submitted_at)),
-            from delta_scan({lake.sql_text(lake.table_path(memory))})
+            from {lake.table_scan(memory)}
             semi join wanted using (custom_id)
             group by custom_id
             """,

@@ -222,7 +222,7 @@ class Journal:
             lake.load_delta_extension(connection)
             sql = f"select distinct {self._key} from {written}"
             if lake.open_table(self.table) is not None:
-                table = f"delta_scan({lake.sql_text(lake.table_path(self.table))})"
+                table = lake.table_scan(self.table)
                 sql += f" anti join {table} using ({self._key})"
             try:
                 return {key for (key,) in connection.execute(sql).fetchall()}

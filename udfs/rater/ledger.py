@@ -238,7 +238,7 @@ def ledger_sql() -> str:
     if lake.open_table(TABLE) is None:
         nothing = ", ".join(f"null as {name}" for name in SCHEMA.names)
         return f"(select {nothing} limit 0)"
-    return f"delta_scan({lake.sql_text(lake.table_path(TABLE))})"
+    return lake.table_scan(TABLE)
 
 
 def unsettled(

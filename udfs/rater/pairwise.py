@@ -209,7 +209,7 @@ def _wanted(
     """The pairs still to be compared: content_sha256_a < content_sha256_b, a run of each."""
     ledger = "(from recovered)"
     if lake.open_table(TABLE) is not None:
-        table = f"delta_scan({lake.sql_text(lake.table_path(TABLE))})"
+        table = lake.table_scan(TABLE)
         ledger = f"(from {table} union all by name from recovered)"
     rule = lake.sql_text(comparer.long_rule)
     return trajectories.query(

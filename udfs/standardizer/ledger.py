@@ -155,7 +155,7 @@ def stored(table: str, schema: pa.Schema) -> str:
     if lake.open_table(table) is None:
         nothing = ", ".join(f"null as {name}" for name in schema.names)
         return f"(select {nothing} limit 0)"
-    return f"delta_scan({lake.sql_text(lake.table_path(table))})"
+    return lake.table_scan(table)
 
 
 def state() -> str:
