@@ -88,7 +88,7 @@ def rows() -> list[dict[str, Any]]:
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("report"))
     benchmarks = workspace.folder / "benchmarks"
-    benchmarks.mkdir()
+    benchmarks.mkdir(exist_ok=True)
     (benchmarks / "huts.jsonl").write_text(json.dumps({"id": "1", "question": HUTS}) + "\n")
     workspace.environment["TRAJLAKE_BENCHMARKS"] = str(benchmarks)
     workspace.write_recipes(
