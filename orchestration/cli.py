@@ -41,6 +41,10 @@ COMMANDS = {
         "orchestration.export:export_command",
         "Write a recipe's training data to exports/<recipe>, in the order of training.",
     ),
+    "report": (
+        "orchestration.report:report_command",
+        "Write one HTML file with what a recipe keeps and drops, and why.",
+    ),
     "explain": (
         "orchestration.explain:explain_command",
         "All that is known of one trajectory, from raw bytes to plan positions.",
