@@ -1,6 +1,6 @@
 """How long the report of a large lake takes, and how much memory.
 
-    REPORT_ROWS=100000 pytest -s tests/bench/test_report.py
+    REPORT_ROWS=100000 pytest -s tests/bench/test_report_speed.py
 
 Synthetic trajectories (`_synthetic.py`), 2 KB each, with a rater's score by chance, so that the
 recipe drops a third of them. dbt builds everything behind the rating; then the report runs in a
