@@ -376,8 +376,10 @@ def settings_that_differ(then: Exported, now: Exported) -> list[Difference]:
 
 
 def _vars(export: Exported) -> dict[str, Any]:
-    path = lake.table_path(CURATED)
-    return _flat({"vars": recorded_at(path, export.tables[CURATED], VARS)})
+    version = export.tables.get(CURATED)
+    if version is None:
+        return {}
+    return _flat({"vars": recorded_at(lake.table_path(CURATED), version, VARS)})
 
 
 def _made_by(export: Exported) -> dict[str, Any]:

@@ -6,8 +6,9 @@ builds all other models into its own lake, which has to be empty. What is pinned
 lake (`udfs.lake.Pins`), so that whatever else reads it, such as an export, reads the same.
 
 `pinned_versions` is a mapping (table → version), or the path of an export's manifest. Then all
-tables that the manifest names are pinned, except `curated_trajectories` and those that are made
-from it: these are to be built again, and begin with the version numbers that the manifest names.
+tables that the manifest names are pinned, except `curated_trajectories`, `preference_pairs` and
+those that are made from them: these are to be built again, and begin with the version numbers that
+the manifest names.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from udfs.errors import ConfigError, LakeError
 from udfs.lake import INPUTS, Pins
 from udfs.settings import lake_root
 
-# Curation begins here: what is made from this table is what a recipe makes of the rest.
+# Where recipes come in: these tables, and what is made from them, are what a recipe makes of the
+# rest.
 CURATED = "curated_trajectories"
+_BY_RECIPE = frozenset({CURATED, "preference_pairs"})
 
 
 def pin_tables(given: str | None, lake: str | None) -> str:
@@ -94,7 +97,7 @@ def pins_of(tables: Mapping[str, int], lake: str) -> Pins:
     Raises:
         LakeError: a version is not there any more.
     """
-    rebuilt = {CURATED}
+    rebuilt = set(_BY_RECIPE & tables.keys())
     inputs = {name: inputs_at(f"{lake}/{name}", version) for name, version in tables.items()}
     while more := {n for n, made_of in inputs.items() if n not in rebuilt and made_of & rebuilt}:
         rebuilt |= more
