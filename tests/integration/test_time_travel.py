@@ -308,14 +308,14 @@ def test_diff_says_what_weighs_otherwise(here: Workspace) -> None:
     ]
     assert rarer and {row["cause"] for row in rarer} == {"times"}
     assert rarer[0]["then"]["times"] == 3 and rarer[0]["now"]["times"] == 2
-    assert "sources.b.max_repeats not recorded → 2" in rarer[0]["why"]
+    assert "sources.b.max_repeats none → 2" in rarer[0]["why"]
 
 
 def test_diff_adds_up_and_tells_settings_first(here: Workspace) -> None:
     told = asked("diff", "default@previous", "default")
     settings = {each["setting"]: (each["then"], each["now"]) for each in told["settings"]}
     assert settings["excluded_sources"] == ([], ["c"])
-    assert settings["sources.b.max_repeats"] == ("not recorded", 2)
+    assert settings["sources.b.max_repeats"] == ("none", 2)
     totals = told["totals"]
     for kind in ("added", "removed", "re-weighted"):
         assert totals[kind] == sum(row["change"] == kind for row in told["trajectories"])
@@ -350,6 +350,7 @@ def test_explain_tells_of_a_kept_and_of_a_dropped_trajectory(here: Workspace) ->
     assert kept["trajectory"]["trajectory_id"] == sha(5)
     assert kept["raw_records"][0]["raw_file"] == "runs.jsonl"
     assert [rating["rater_score"] for rating in kept["ratings"]] == [4.2]
+    assert set(kept["missing"]) <= {"preference_pairs", "training_lineage"}
     verdicts = {row["recipe"]: (row["reason"], row["reason_detail"]) for row in kept["recipes"]}
     assert verdicts == {
         "default": ("kept", None),
