@@ -22,7 +22,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from udfs.errors import ConfigError, LakeError
-from udfs.lake import INPUTS, Pins
+from udfs.lake import INPUTS, NO_ROWS, Pins
 from udfs.settings import lake_root
 
 # Where recipes come in: these tables, and what is made from them, are what a recipe makes of the
@@ -147,7 +147,7 @@ def _readable(lake: str, name: str, version: int) -> int:
         newest = DeltaTable(path).version()
         for at in range(version, newest + 1):
             table = DeltaTable(path, version=at)
-            if at > version and not _only_moved_files(path, at):
+            if at > version and not _has_the_same_rows(path, at):
                 break
             missing = _missing_files(table)
             if not missing:
@@ -163,10 +163,10 @@ def _readable(lake: str, name: str, version: int) -> int:
     )
 
 
-def _only_moved_files(path: str, version: int) -> bool:
+def _has_the_same_rows(path: str, version: int) -> bool:
     for commit in DeltaTable(path).history():
         if commit["version"] == version:
-            return str(commit["operation"]).startswith(("OPTIMIZE", "VACUUM"))
+            return str(commit["operation"]).startswith(NO_ROWS)
     return False
 
 
