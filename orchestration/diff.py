@@ -49,8 +49,10 @@ from udfs.pinning import CURATED, recorded_at
 _MEMORY_LIMIT = "2GB"
 _FETCHED_ROWS = 1_000
 
-# Absent in a manifest that is older than the setting.
+# Absent in a manifest that is older than the setting; a source or quota that a recipe has no entry
+# for is none.
 _NOT_RECORDED = "not recorded"
+_NONE = "none"
 
 # What a filter may look at and where it is stored: column of `measured_trajectories` → table and
 # expression. What is not here is in views alone, and gone with the day.
@@ -376,8 +378,10 @@ def settings_that_differ(then: Exported, now: Exported) -> list[Difference]:
 
 
 def _vars(export: Exported) -> dict[str, Any]:
-    path = lake.table_path(CURATED)
-    return _flat({"vars": recorded_at(path, export.tables[CURATED], VARS)})
+    version = export.tables.get(CURATED)
+    if version is None:
+        return {}
+    return _flat({"vars": recorded_at(lake.table_path(CURATED), version, VARS)})
 
 
 def _made_by(export: Exported) -> dict[str, Any]:
@@ -401,11 +405,13 @@ def _flat(settings: Mapping[str, Any], within: str = "") -> dict[str, Any]:
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    return [
-        Difference(name, then.get(name, _NOT_RECORDED), now.get(name, _NOT_RECORDED))
-        for name in [*then, *(each for each in now if each not in then)]
-        if then.get(name, _NOT_RECORDED) != now.get(name, _NOT_RECORDED)
-    ]
+    found = []
+    for name in [*then, *(each for each in now if each not in then)]:
+        absent = _NONE if name.startswith(("sources.", "quotas.")) else _NOT_RECORDED
+        difference = Difference(name, then.get(name, absent), now.get(name, absent))
+        if difference.then != difference.now:
+            found.append(difference)
+    return found
 
 
 def _columns(expression: str) -> set[str]:

@@ -101,9 +101,9 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "benchmark_overlap": (
         ("benchmark_checks",),
         """
-        select unnest(found)
+        select found.*
         from (select unnest(matches) as found from benchmark_checks where trajectory_id = $id)
-        order by benchmark, item_id
+        order by found.benchmark, found.item_id
         """,
     ),
     "personal_data": (

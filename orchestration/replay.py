@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,11 +33,10 @@ from orchestration.shown import AsJson, line, print_json
 from udfs import lake
 from udfs.errors import ConfigError, ExportError
 from udfs.lake import INPUTS, VARS, Pins, load_delta_extension, sql_text
-from udfs.pinning import CURATED, pins_of, recorded_at
+from udfs.pinning import pins_of, recorded_at
 from udfs.settings import database_file, lake_root
 
-# What a manifest says of how the export was asked for, beside the recipe.
-_OPTIONS = ("layout", "learn_masked")
+_RESOURCES = ("--resource-type", "model", "--resource-type", "seed")
 
 # Of what dbt prints when it fails, so much is shown.
 _LINES = 25
@@ -79,10 +79,16 @@ def replay_command(
         Path | None,
         typer.Option(help="An empty folder for what is built; kept. Without it, a temporary one."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands that do the same, and run none.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make an old export again from the versions it was made from, and compare the bytes."""
     exported = find_export(of)
+    if dry_run:
+        print(_script(_plan(exported), to or Path("replay")))
+        return
     done = replay(exported, to)
     if as_json:
         print_json(_as_json(done))
@@ -104,6 +110,53 @@ def replay(of: Exported, to: Path | None = None) -> Replay:
         LakeError: a version that the manifest names is not there any more.
         ExportError: dbt cannot build it.
     """
+    if to is not None and to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"{to} is not empty. Give an empty folder, or one that is not there.")
+    plan = _plan(of)
+    folder = Path(tempfile.mkdtemp(prefix="trajlake-replay-")) if to is None else to.resolve()
+    settings = _settings(folder)
+    plan.pins.write(folder / "lake")
+    _dbt(plan.build, plan.made_with, settings)
+    with _environment(settings):
+        made = export(of.recipe, **_options(of))
+    differences = _differences(of, made.manifest, made.folder)
+    reasons = _reasons(plan, made.manifest, folder) if differences else []
+    if to is None and not differences:
+        shutil.rmtree(folder)
+    kept = folder if folder.exists() else None
+    return Replay(of, kept, made.manifest, differences, reasons, _notes(plan))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done for a replay.
+
+    Args:
+        made_with: the dbt vars of then, as commits recorded them.
+        models: what dbt builds, by name.
+        unnamed: what of these the manifest does not name.
+    """
+
+    of: Exported
+    pins: Pins
+    made_with: Mapping[str, Any]
+    models: Sequence[str]
+    unnamed: Sequence[str]
+
+    @property
+    def build(self) -> list[str]:
+        """The arguments of dbt, but for the vars."""
+        return ["build", *_RESOURCES, "--select", *self.models]
+
+
+def _plan(of: Exported) -> _Plan:
+    """Look up what there is to do, without doing anything.
+
+    Raises:
+        ConfigError: the command does not run where it has to.
+        LakeError: a version that the manifest names is not there any more.
+        ExportError: this code has nothing to build it with.
+    """
     root = lake_root()
     if lake.pins().lake:
         raise ConfigError(
@@ -112,54 +165,57 @@ def replay(of: Exported, to: Path | None = None) -> Replay:
     project = Path("dbt_project.yml").resolve()
     if not project.is_file():
         raise ConfigError(f"There is no {project}. Run `trajlake` in the project's root.")
-    if to is not None and to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError(f"{to} is not empty. Give an empty folder, or one that is not there.")
     pins = pins_of(of.tables, root)
-    made_with = recorded_at(f"{root}/{CURATED}", of.tables[CURATED], VARS)
-    folder = Path(tempfile.mkdtemp(prefix="trajlake-replay-")) if to is None else to.resolve()
-    settings = {
+    recorded = (recorded_at(f"{root}/{name}", v, VARS) for name, v in pins.replays.items())
+    made_with = next((found for found in recorded if found), {})
+    models, unnamed = _models(pins, made_with)
+    return _Plan(of, pins, made_with, models, unnamed)
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """The environment in which all is below a folder. Views name their database, so it is called
+    as ever: else their checksums would differ from those of then."""
+    return {
         "TRAJLAKE_LAKE": str(folder / "lake"),
         "TRAJLAKE_EXPORTS": str(folder / "exports"),
         "TRAJLAKE_DB": str(folder / database_file().name),
         "DBT_TARGET_PATH": str(folder / "target"),
         "DBT_LOG_PATH": str(folder / "logs"),
     }
-    pins.write(folder / "lake")
-    built = _models(pins, made_with, settings)
-    resources = ["--resource-type", "model", "--resource-type", "seed"]
-    _dbt(["build", *resources, "--select", *built.selected], made_with, settings)
-    with _environment(settings):
-        made = export(of.recipe, **{k: v for k, v in of.manifest.items() if k in _OPTIONS})
-    differences = _differences(of, made.manifest, made.folder)
-    reasons = _reasons(of, pins, made.manifest, folder, made_with) if differences else []
-    if to is None and not differences:
-        shutil.rmtree(folder)
-    notes = _notes(of, made_with, built)
-    kept = folder if folder.exists() else None
-    return Replay(of, kept, made.manifest, differences, reasons, notes)
 
 
-@dataclass(frozen=True)
-class _Models:
-    """What dbt builds: all by name, and of these what the manifest does not name."""
-
-    selected: Sequence[str]
-    unnamed: Sequence[str]
+def _options(of: Exported) -> dict[str, Any]:
+    """How the export was asked for, beside the recipe."""
+    return {key: value for key, value in of.manifest.items() if key in ("layout", "learn_masked")}
 
 
-def _models(pins: Pins, made_with: Mapping[str, Any], settings: Mapping[str, str]) -> _Models:
-    """The tables to build again and all that they read, up to what is pinned.
+def _script(plan: _Plan, folder: Path) -> str:
+    """The commands that do what a replay does, for a shell in the project's root."""
+    pinned = {"pinned_versions": str(plan.of.file.resolve()), "pinned_lake": plan.pins.lake}
+    variables = json.dumps({**pinned, **plan.made_with})
+    options = []
+    for name, value in _options(plan.of).items():
+        if value:
+            options += [f"--{name.replace('_', '-')}", *([value] if value is not True else [])]
+    commands = (
+        *(f"export {k}={shlex.quote(v)}" for k, v in _settings(folder.resolve()).items()),
+        shlex.join(["dbt", *plan.build, "--vars", variables]),
+        shlex.join(["trajlake", "export", plan.of.recipe, *options]),
+    )
+    return "\n".join(commands)
+
+
+def _models(pins: Pins, made_with: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The tables to build again and all that they read, up to what is pinned; and of these, what
+    is neither a view nor pinned.
 
     Raises:
         ExportError: this code needs the result of a Python model that the export did not have.
     """
     keys = ["unique_id", "name", "depends_on", "language", "config.materialized"]
-    resources = ["--resource-type", "model", "--resource-type", "seed"]
-    listed = _dbt(
-        ["ls", "--quiet", *resources, "--output", "json", "--output-keys", *keys],
-        made_with,
-        settings,
-    )
+    command = ["ls", "--quiet", *_RESOURCES, "--output", "json", "--output-keys", *keys]
+    with tempfile.TemporaryDirectory(prefix="trajlake-replay-") as folder:
+        listed = _dbt(command, made_with, _settings(Path(folder)))
     lines = (each for each in listed.splitlines() if each.startswith("{"))
     nodes = {node["unique_id"]: node for node in map(json.loads, lines)}
     named = {node["name"]: key for key, node in nodes.items()}
@@ -187,7 +243,7 @@ def _models(pins: Pins, made_with: Mapping[str, Any], settings: Mapping[str, str
             f"This code makes curation from {', '.join(python)} too, which the export was not made "
             "from, and which is no SQL. Check out the code that made it."
         )
-    return _Models([nodes[key]["name"] for key in found], [node["name"] for node in unnamed])
+    return [nodes[key]["name"] for key in found], [node["name"] for node in unnamed]
 
 
 def _dbt(command: Sequence[str], made_with: Mapping[str, Any], settings: Mapping[str, str]) -> str:
@@ -248,32 +304,27 @@ def _differences(of: Exported, now: Mapping[str, Any], folder: Path) -> list[str
     return found
 
 
-def _notes(of: Exported, made_with: Mapping[str, Any], built: _Models) -> list[str]:
+def _notes(plan: _Plan) -> list[str]:
     notes = []
-    now = code_version()
-    if of.manifest["code_version"] != now:
-        notes.append(f"the code differs: {of.manifest['code_version']} then, {now} now")
-    if not made_with:
+    then, now = plan.of.manifest["code_version"], code_version()
+    if then != now:
+        notes.append(f"the code differs: {then} then, {now} now")
+    if not plan.made_with:
         notes.append(
             "the export is from before commits recorded the rater's vars: the project's own are "
             "used (give others in dbt_project.yml)"
         )
-    if built.unnamed:
+    if plan.unnamed:
         notes.append(
-            f"the manifest does not name {', '.join(built.unnamed)}, which this code reads: built "
+            f"the manifest does not name {', '.join(plan.unnamed)}, which this code reads: built "
             "anew from what is pinned"
         )
     return notes
 
 
-def _reasons(
-    of: Exported,
-    pins: Pins,
-    now: Mapping[str, Any],
-    folder: Path,
-    made_with: Mapping[str, Any],
-) -> list[str]:
+def _reasons(plan: _Plan, now: Mapping[str, Any], folder: Path) -> list[str]:
     """What is known of why a replay is not the same."""
+    of, pins = plan.of, plan.pins
     reasons = []
     if of.manifest["written_by"] != now["written_by"]:
         reasons.append(

@@ -63,6 +63,9 @@ INPUTS = "trajlake.inputs"
 REBUILD_KEY = "trajlake.rebuild_key"
 VARS = "trajlake.vars"
 
+# Commits that move files or say something of the table, and change no row.
+NO_ROWS = ("OPTIMIZE", "VACUUM", "SET TBLPROPERTIES")
+
 # Delta's default lets go of versions older than 30 days once enough new ones are there, whether
 # their files are still there or not. Versions are let go of on purpose: `vacuum`.
 _TABLE_PROPERTIES = {"delta.enableExpiredLogCleanup": "false"}
@@ -267,13 +270,13 @@ def sql_text(value: str) -> str:
 def commit_metadata(name: str) -> dict[str, Any]:
     """What the newest commit that changed a table's rows recorded; empty where there is none.
 
-    Commits that only move files (`OPTIMIZE`, `VACUUM`) are passed over.
+    Commits that change no row (`NO_ROWS`) are passed over.
     """
     table = open_table(name)
     if table is None:
         return {}
     for commit in table.history(20):
-        if not str(commit["operation"]).startswith(("OPTIMIZE", "VACUUM")):
+        if not str(commit["operation"]).startswith(NO_ROWS):
             return commit
     return {}
 

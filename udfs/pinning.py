@@ -6,8 +6,9 @@ builds all other models into its own lake, which has to be empty. What is pinned
 lake (`udfs.lake.Pins`), so that whatever else reads it, such as an export, reads the same.
 
 `pinned_versions` is a mapping (table → version), or the path of an export's manifest. Then all
-tables that the manifest names are pinned, except `curated_trajectories` and those that are made
-from it: these are to be built again, and begin with the version numbers that the manifest names.
+tables that the manifest names are pinned, except `curated_trajectories`, `preference_pairs` and
+those that are made from them: these are to be built again, and begin with the version numbers that
+the manifest names.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from udfs.errors import ConfigError, LakeError
-from udfs.lake import INPUTS, Pins
+from udfs.lake import INPUTS, NO_ROWS, Pins
 from udfs.settings import lake_root
 
-# Curation begins here: what is made from this table is what a recipe makes of the rest.
+# Where recipes come in: these tables, and what is made from them, are what a recipe makes of the
+# rest.
 CURATED = "curated_trajectories"
+_BY_RECIPE = frozenset({CURATED, "preference_pairs"})
 
 
 def pin_tables(given: str | None, lake: str | None) -> str:
@@ -94,7 +97,7 @@ def pins_of(tables: Mapping[str, int], lake: str) -> Pins:
     Raises:
         LakeError: a version is not there any more.
     """
-    rebuilt = {CURATED}
+    rebuilt = set(_BY_RECIPE & tables.keys())
     inputs = {name: inputs_at(f"{lake}/{name}", version) for name, version in tables.items()}
     while more := {n for n, made_of in inputs.items() if n not in rebuilt and made_of & rebuilt}:
         rebuilt |= more
@@ -144,7 +147,7 @@ def _readable(lake: str, name: str, version: int) -> int:
         newest = DeltaTable(path).version()
         for at in range(version, newest + 1):
             table = DeltaTable(path, version=at)
-            if at > version and not _only_moved_files(path, at):
+            if at > version and not _has_the_same_rows(path, at):
                 break
             missing = _missing_files(table)
             if not missing:
@@ -160,10 +163,10 @@ def _readable(lake: str, name: str, version: int) -> int:
     )
 
 
-def _only_moved_files(path: str, version: int) -> bool:
+def _has_the_same_rows(path: str, version: int) -> bool:
     for commit in DeltaTable(path).history():
         if commit["version"] == version:
-            return str(commit["operation"]).startswith(("OPTIMIZE", "VACUUM"))
+            return str(commit["operation"]).startswith(NO_ROWS)
     return False
 
 

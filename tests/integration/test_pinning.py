@@ -154,3 +154,13 @@ def test_old_versions_outlive_deltas_thirty_days(workplace: Path, write: Write) 
                 os.utime(file, (long_ago, long_ago))
     table = DeltaTable(str(log.parent), version=3)
     assert table.to_pyarrow_table()["a"].to_pylist() == [3]
+
+
+def test_what_only_says_something_of_a_table_is_no_version_of_its_rows(
+    workplace: Path, write: Write
+) -> None:
+    write("t", 1)
+    lake.open_table("t").alter.set_table_properties(  # type: ignore[union-attr]
+        {"delta.enableExpiredLogCleanup": "false"}
+    )
+    assert lake.rows_version("t") == 0

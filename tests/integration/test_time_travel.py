@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -203,43 +204,28 @@ def test_a_replay_gives_the_same_bytes_after_the_lake_has_moved_on(
 
 
 def test_dbt_build_with_pinned_versions_gives_the_same_bytes(past: Past, tmp_path: Path) -> None:
-    """Without the command: vars, an empty lake, and `trajlake export` there."""
+    """Without the command, by what it says it would run: vars, an empty lake, an export there."""
     workspace = past.workspace
-    (manifest,) = (
-        file
-        for file in (workspace.exports / ".versions" / "default").glob("*/manifest.json")
-        if file.read_bytes() == past.first["manifest.json"]
-    )
-    variables = {"pinned_versions": str(manifest), "pinned_lake": str(workspace.lake)}
-    environment = {
-        "TRAJLAKE_LAKE": str(tmp_path / "lake"),
-        "TRAJLAKE_DB": str(tmp_path / "then.duckdb"),
-        "TRAJLAKE_EXPORTS": str(tmp_path / "exports"),
-        "TRAJLAKE_RAW": str(tmp_path),
-        "DBT_TARGET_PATH": str(tmp_path / "target"),
-    }
-    # The raw records of this lake are simpler than those that the data tests are for.
-    tests = ["resource_type:test", "resource_type:unit_test"]
-    selected = ["--select", "+training_plan", "--exclude", *tests]
+    folder = tmp_path / "by hand"
+    told = trajlake(workspace, "replay", "default@previous", "--to", str(folder), "--dry-run")
+    assert told.returncode == 0 and not folder.exists()
+    python = shlex.quote(sys.executable)
+    main = "from orchestration.cli import main; main()"
+    script = told.stdout.replace("\ntrajlake ", f"\n{python} -c {shlex.quote(main)} ")
     done = subprocess.run(
-        [
-            Path(sys.executable).with_name("dbt"),
-            "build",
-            *selected,
-            "--vars",
-            json.dumps(variables),
-        ],
+        ["bash", "-euc", script],
         cwd=workspace.project,
-        env={**workspace.environment, **environment},
+        env={
+            **workspace.environment,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    exported = trajlake(workspace, "export", "default", **environment)
-    assert exported.returncode == 0, exported.stderr
-    assert contents(tmp_path / "exports" / "default") == past.first
-    assert not (tmp_path / "lake" / "ratings").exists()
+    assert contents(folder / "exports" / "default") == past.first
+    assert not (folder / "lake" / "ratings").exists()
 
 
 def test_a_changed_past_is_told(past: Past) -> None:
@@ -322,14 +308,14 @@ def test_diff_says_what_weighs_otherwise(here: Workspace) -> None:
     ]
     assert rarer and {row["cause"] for row in rarer} == {"times"}
     assert rarer[0]["then"]["times"] == 3 and rarer[0]["now"]["times"] == 2
-    assert "sources.b.max_repeats not recorded → 2" in rarer[0]["why"]
+    assert "sources.b.max_repeats none → 2" in rarer[0]["why"]
 
 
 def test_diff_adds_up_and_tells_settings_first(here: Workspace) -> None:
     told = asked("diff", "default@previous", "default")
     settings = {each["setting"]: (each["then"], each["now"]) for each in told["settings"]}
     assert settings["excluded_sources"] == ([], ["c"])
-    assert settings["sources.b.max_repeats"] == ("not recorded", 2)
+    assert settings["sources.b.max_repeats"] == ("none", 2)
     totals = told["totals"]
     for kind in ("added", "removed", "re-weighted"):
         assert totals[kind] == sum(row["change"] == kind for row in told["trajectories"])
@@ -364,6 +350,7 @@ def test_explain_tells_of_a_kept_and_of_a_dropped_trajectory(here: Workspace) ->
     assert kept["trajectory"]["trajectory_id"] == sha(5)
     assert kept["raw_records"][0]["raw_file"] == "runs.jsonl"
     assert [rating["rater_score"] for rating in kept["ratings"]] == [4.2]
+    assert set(kept["missing"]) <= {"preference_pairs", "training_lineage"}
     verdicts = {row["recipe"]: (row["reason"], row["reason_detail"]) for row in kept["recipes"]}
     assert verdicts == {
         "default": ("kept", None),
