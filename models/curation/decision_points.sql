@@ -12,33 +12,32 @@ with conversations as (
 
 ),
 
-trajectories as (
+pending as (
 
     select
         trajectory_id,
         user_query,
-    from {{ ref("trajectories") }}
+    from {{ pending_trajectories(key) }}
 
 ),
 
-pending as (
+placed as (
 
     select
-        *,
-        {{ first_user_place("messages") }} as query_place,
+        conversations.*,
+        pending.user_query,
+        {{ first_user_place("conversations.messages") }} as query_place,
     from conversations
-    where {{ is_new_content("conversations", key) }}
+    inner join pending on conversations.trajectory_id = pending.trajectory_id
 
 ),
 
 opened as (
 
     select
-        pending.*,
-        trajectories.user_query,
-        {{ content_at("pending.messages", "pending.query_place") }} as first_turn,
-    from pending
-    inner join trajectories on pending.trajectory_id = trajectories.trajectory_id
+        *,
+        {{ content_at("messages", "query_place") }} as first_turn,
+    from placed
 
 ),
 
