@@ -143,7 +143,8 @@ def count(value: float | None) -> Number:
 
 def decimal(value: float | None, digits: int = 2) -> Number:
     """A number with decimals; a dash where it is not known."""
-    return Number("–" if value is None else f"{value:,.{digits}f}")
+    # Adding 0 takes the sign off what is rounded to nothing.
+    return Number("–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}")
 
 
 def share(value: float | None) -> Number:

@@ -723,15 +723,16 @@ def _flags(findings: Findings) -> Iterable[Block]:
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for row in flags:
         found[row["source"]][row["flag"]] = row["steps"]
+    most = max(row["steps"] / (sizes.get(row["source"]) or 1) for row in flags)
     yield Table(
         "Steps with a flag, by source; the stronger the colour, the greater the part of the "
-        "source's steps, up to a quarter of them",
+        "source's steps",
         ("source", *(name.replace("_", " ") for name in names)),
         tuple(
             (
                 b.words(source),
                 *(
-                    b.heat(found[source].get(name, 0), (sizes.get(source) or 1) / 4)
+                    b.heat(found[source].get(name, 0), (sizes.get(source) or 1) * most)
                     for name in names
                 ),
             )

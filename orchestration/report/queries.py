@@ -716,8 +716,9 @@ class Lake:
 
     def _ask(self, name: str, sql: str, parameters: Mapping[str, Any]) -> None:
         words = set(_WORD.findall(sql))
-        for table in TABLES:
-            if table in words and table not in self.findings.versions:
+        tables = [table for table in TABLES if table in words]
+        for table in tables:
+            if table not in self.findings.versions:
                 self.findings.problems[name] = (
                     f"This lake has no table {table}. `dbt build` makes it."
                 )
@@ -727,8 +728,8 @@ class Lake:
             found = self._connection.execute(sql, used).to_arrow_table()
         except duckdb.BinderException as error:
             self.findings.problems[name] = (
-                "A table of this lake is not as this version of the project makes it "
-                f"({str(error).splitlines()[0]}). `dbt build` makes it anew."
+                f"This lake's {' or '.join(tables)} is not as this version of the project makes "
+                f"it ({str(error).splitlines()[0]}). `dbt build` makes it anew."
             )
         else:
             self.findings.rows[name] = _redacted(found, _TEXTS.get(name, ())).to_pylist()

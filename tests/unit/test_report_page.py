@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from orchestration.report import render
-from orchestration.report.blocks import beside, heat, histogram, ranges, share_text, stacked
+from orchestration.report.blocks import (
+    beside,
+    decimal,
+    heat,
+    histogram,
+    ranges,
+    share_text,
+    stacked,
+)
 from orchestration.report.examples import choose, told
 from orchestration.report.page import page
 from orchestration.report.queries import QUERIES, Findings
@@ -374,5 +382,6 @@ def test_numbers_are_never_rounded_to_nothing() -> None:
     assert heat(1, 1_000_000).level == 1
     assert heat(0, 10).level == 0
     assert heat(50, 10).level == 5
+    assert decimal(-0.001).text == "0.00"
     assert ranges(0, 1, 2) == ["0 to 0.5", "0.5 to 1"]
     assert ranges(3, 3, 2) == ["3", ""]
