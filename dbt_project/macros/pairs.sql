@@ -173,16 +173,6 @@ coalesce(
 {%- endmacro %}
 
 
-{# The split that a task is in, as in sft_samples. #}
-{% macro split_of_task(seed, task_key, eval_fraction) -%}
-case
-            when {{ hash_fraction("concat_ws('|', " ~ seed ~ ", " ~ task_key ~ ")") }} < {{ eval_fraction }}
-                then 'eval'
-            else 'train'
-        end
-{%- endmacro %}
-
-
 {# A text's hash as it stands in a prompt's: 64 bits, since prompts are only compared in a task. #}
 {% macro short_hash(text) %}substr(md5({{ text }}), 1, {{ _hash_digits() }}){% endmacro %}
 {% macro _hash_digits() %}16{% endmacro %}
