@@ -204,7 +204,7 @@ LAYOUTS: Mapping[str, Layout] = {
             described=_PAIR
             | {
                 "prompt": "messages up to where the two differ, the chosen run's",
-                "chosen, rejected": "the messages from there on",
+                "chosen, rejected": "the messages from there to the last output",
             }
             | _TOOLS
             | {"chosen_loss_flags, rejected_loss_flags": "one per message, as in the layout `sft`"},
@@ -217,12 +217,12 @@ LAYOUTS: Mapping[str, Layout] = {
         Layout(
             name="reward",
             reader="TRL's RewardTrainer",
-            what="a preference pair: two whole conversations and their scores",
+            what="a preference pair: two runs from their beginning, and their scores",
             made_from="pair",
             columns=_PAIR_COLUMNS,
             make=rows.reward,
             described=_PAIR
-            | {"chosen, rejected": "the two conversations, from their beginning"}
+            | {"chosen, rejected": "the two runs, from their beginning to the last output"}
             | _TOOLS,
             masks="none are needed: a reward model learns no output",
         ),

@@ -190,9 +190,9 @@ def dpo(rows: pa.Table) -> tuple[pa.Table, Noted]:
     """TRL's preference rows with an explicit prompt, as messages.
 
     The prompt is the chosen run's, up to the first output in which the two differ; each
-    continuation begins with that output and ends with its last step. `*_loss_flags` has one flag
-    per message of a continuation: true where it is the agent's, and, if the recipe learns from the
-    run, where it does from the message.
+    continuation begins with that output and ends with its last. `*_loss_flags` has one flag per
+    message of a continuation: true where it is the agent's, and, if the recipe learns from the run,
+    where it does from the message.
 
     Raises:
         ExportError: a pair has a continuation without a message.
@@ -214,7 +214,8 @@ def dpo(rows: pa.Table) -> tuple[pa.Table, Noted]:
 
 
 def reward(rows: pa.Table) -> tuple[pa.Table, Noted]:
-    """TRL's preference rows with an implicit prompt: both conversations from their beginning.
+    """TRL's preference rows with an implicit prompt: both runs, from the beginning to the last
+    output.
 
     Raises:
         ExportError: a pair has a continuation without a message.
@@ -230,7 +231,8 @@ def _bounds(rows: pa.Table, side: str) -> list[tuple[int, int]]:
     """Of each pair, where one side's continuation begins and ends among its messages.
 
     It begins with the first output after the common steps; should the step there have none, with
-    the step after.
+    the step after. It ends with its last output: behind that, some environments say whether the run
+    was right, which a reward model would learn to read.
     """
     bounds = []
     names = ("pair_id", "prefix_steps", f"{side}_last_step", f"{side}_steps")
@@ -246,7 +248,14 @@ def _bounds(rows: pa.Table, side: str) -> list[tuple[int, int]]:
             ),
             len(steps),
         )
-        end = next((place for place in range(start, len(steps)) if steps[place] > last), len(steps))
+        end = 1 + max(
+            (
+                place
+                for place in range(start, len(steps))
+                if roles[place] == "assistant" and steps[place] <= last
+            ),
+            default=start - 1,
+        )
         if start == end:
             raise ExportError(
                 f"Pair {pair_id}: its {side} continuation, steps {first} to {last}, has no "

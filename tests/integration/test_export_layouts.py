@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from _curation_fixtures import EVERY_SOURCE, RECIPE, Workspace, step, trajectory
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from typer.testing import CliRunner
 
 from orchestration.cli import app
@@ -21,30 +21,7 @@ from orchestration.export.layouts import LAYOUTS
 from udfs.errors import ExportError
 from udfs.formats import Options, detect
 from udfs.formats.trajectory import Trajectory, content_sha256
-from udfs.lake import INPUTS
 
-PAIRS = pa.schema(
-    [
-        ("recipe", pa.string()),
-        ("pair_id", pa.string()),
-        ("level", pa.string()),
-        ("task_key", pa.string()),
-        ("split", pa.string()),
-        ("source", pa.string()),
-        ("chosen_id", pa.string()),
-        ("rejected_id", pa.string()),
-        ("margin_on", pa.string()),
-        ("chosen_value", pa.float64()),
-        ("rejected_value", pa.float64()),
-        ("margin", pa.float64()),
-        ("prefix_steps", pa.int32()),
-        ("chosen_last_step", pa.int32()),
-        ("rejected_last_step", pa.int32()),
-        ("chosen_tokens", pa.int64()),
-        ("rejected_tokens", pa.int64()),
-        ("length_ratio", pa.float64()),
-    ]
-)
 TOOLS = json.dumps([{"type": "function", "function": {"name": "look_up", "parameters": {}}}])
 
 
@@ -96,7 +73,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         "told": unmasked
         | {"redacts_personal_data": True, "metadata_prefix": "source score model_name"},
         "plain": unmasked | {"filter": "source = 'c'"},
-        "pairless": unmasked,
     }
     made.write_recipes(
         [recipe | {"recipe": name} for name, recipe in recipes.items()],
@@ -107,16 +83,37 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         [run(number) for number in range(24)]
         + [react(number) for number in range(100, 108)]
         + [run(200, user_query=told, system_prompt=told)]
+        + two_runs()
     )
     made.build()
-    ids = [run(number)["trajectory_id"] for number in range(4)]
-    write_pairs(made, ids)
+    add_pairs(made, [run(number)["trajectory_id"] for number in range(4)])
     return made
 
 
-def write_pairs(workspace: Workspace, ids: list[str]) -> None:
-    """Pairs as `preference_pairs` has them: of whole runs, and of a step."""
-    pair = dict.fromkeys(PAIRS.names) | {
+def two_runs() -> list[dict[str, Any]]:
+    """A right and a wrong run at one task, of which a build makes a pair."""
+    query = "Who wrote it?"
+    answers: dict[str, dict[str, Any]] = {
+        "Ada wrote it, as the cover says.": {"score": 1.0},
+        "Nobody knows who wrote the book.": {"score": 0.0, "rater_score": 1.0},
+    }
+    return [
+        with_true_hash(
+            trajectory(
+                300 + number,
+                **{"source": "d", "format": "chat", "user_query": query} | fields,
+                steps=[step(answer, input=query)],
+            )
+        )
+        for number, (answer, fields) in enumerate(answers.items())
+    ]
+
+
+def add_pairs(workspace: Workspace, ids: list[str]) -> None:
+    """Add pairs to those that were built: of whole runs, and from a step on."""
+    table = DeltaTable(workspace.lake / "preference_pairs")
+    schema = table.to_pyarrow_dataset().schema
+    pair = dict.fromkeys(schema.names) | {
         "recipe": "default",
         "level": "trajectory",
         "split": "train",
@@ -136,16 +133,7 @@ def write_pairs(workspace: Workspace, ids: list[str]) -> None:
         pair | {"pair_id": "p4", "chosen_id": ids[3], "rejected_id": ids[0], "prefix_steps": 1},
         pair | {"pair_id": "p5", "chosen_id": ids[3], "rejected_id": ids[0], "recipe": "told"},
     ]
-    inputs = {
-        name: DeltaTable(workspace.lake / name).version()
-        for name in ("conversations", "sft_samples", "recipe_settings", "trajectories")
-    }
-    write_deltalake(
-        workspace.lake / "preference_pairs",
-        pa.Table.from_pylist(pairs, PAIRS),
-        mode="overwrite",
-        commit_properties=CommitProperties(custom_metadata={INPUTS: json.dumps(inputs)}),
-    )
+    write_deltalake(table, pa.Table.from_pylist(pairs, schema), mode="append")
 
 
 @pytest.fixture(autouse=True)
@@ -455,7 +443,6 @@ def test_prompts_are_the_history_of_a_step(workspace: Workspace, folder: Path) -
 def test_pairs_are_prompts_with_two_ways_on(workspace: Workspace, folder: Path) -> None:
     written = export("default", "dpo")
     rows = {row["pair_id"]: row for row in rows_of(written.folder)}
-    assert set(rows) == {"p1", "p2", "p4"}
     messages = {
         row["trajectory_id"]: row["messages"]
         for row in workspace.query("select trajectory_id, messages from conversations")
@@ -467,20 +454,36 @@ def test_pairs_are_prompts_with_two_ways_on(workspace: Workspace, folder: Path) 
     assert [message["role"] for message in later["prompt"]] == ["user", "assistant", "tool"]
     assert [message["role"] for message in later["chosen"]] == ["assistant"]
     assert whole["tools"] == TOOLS and later["tools"] is None
-    assert written.manifest["counts"]["train"] == {"pairs": 3, "sources": {"b": {"pairs": 3}}}
-    assert written.manifest["licenses"] == {"MIT": 4}
     assert written.manifest["adapted"]["pairs_whose_prompts_differ"]["count"] == 4
-    assert written.manifest["tables"]["preference_pairs"] == 0
     scored = {row["pair_id"]: row for row in rows_of(export("default", "reward").folder)}
     assert scored["p1"]["chosen"] == messages[whole["chosen_id"]]
     assert (scored["p1"]["chosen_value"], scored["p1"]["rejected_value"]) == (1.0, 0.0)
 
 
+def test_pairs_that_a_build_made_are_exported(workspace: Workspace, folder: Path) -> None:
+    written = export("default", "dpo")
+    rows = [row for split in ("train", "eval") for row in rows_of(written.folder, split)]
+    (made,) = [row for row in rows if row["source"] == "d"]
+    assert [message["content"] for message in made["prompt"]] == ["Who wrote it?"]
+    # Not what the environment said when it was over.
+    assert [message["content"] for message in made["chosen"]] == [
+        "Ada wrote it, as the cover says."
+    ]
+    assert [message["content"] for message in made["rejected"]] == [
+        "Nobody knows who wrote the book."
+    ]
+    pairs = DeltaTable(workspace.lake / "preference_pairs")
+    assert written.manifest["tables"]["preference_pairs"] == pairs.version()
+    assert {"curated_trajectories", "conversations"} <= set(written.manifest["tables"])
+    counts = written.manifest["counts"].values()
+    assert sum(count["pairs"] for count in counts) == len(rows) == 5
+
+
 def test_no_pairs_and_no_table_of_pairs_say_so(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ExportError, match="'pairless' has no preference pairs to train on"):
-        export("pairless", "dpo")
+    with pytest.raises(ExportError, match="'plain' has no preference pairs to train on"):
+        export("plain", "dpo")
     monkeypatch.setenv("TRAJLAKE_LAKE", str(tmp_path))
     with pytest.raises(ExportError, match=r"no table of preference pairs at .*Run `dbt build`"):
         export("default", "reward")

@@ -344,9 +344,9 @@ def test_a_pair_of_runs_has_the_question_as_prompt() -> None:
     made, noted = rows.dpo(pa.Table.from_pylist([pair()], PAIRS))
     (row,) = made.to_pylist()
     assert row["prompt"] == [SYSTEM, ASKED]
-    assert (row["chosen"], row["rejected"]) == (GOOD[2:], BAD[2:])
+    assert (row["chosen"], row["rejected"]) == (GOOD[2:], BAD[2:5])
     assert row["chosen_loss_flags"] == [True, False, True]
-    assert row["rejected_loss_flags"] == [False, False, True, False]
+    assert row["rejected_loss_flags"] == [False, False, True]
     assert (row["tools"], noted) == (TOOLS, {})
 
 
@@ -359,7 +359,7 @@ def test_a_pair_of_steps_has_the_common_steps_as_prompt_and_ends_with_the_last()
     made, _ = rows.dpo(pa.Table.from_pylist([pair(), pair(prefix=1, **longer)], PAIRS))
     row = made.to_pylist()[1]
     assert row["prompt"] == [SYSTEM, ASKED, CALLED, SEEN]
-    assert (row["chosen"], row["rejected"]) == (GOOD[4:], BAD[4:])
+    assert (row["chosen"], row["rejected"]) == (GOOD[4:], BAD[4:5])
 
 
 def test_prompts_that_differ_are_counted() -> None:
@@ -368,10 +368,11 @@ def test_prompts_that_differ_are_counted() -> None:
     assert noted == {"pairs_whose_prompts_differ": 1}
 
 
-def test_reward_rows_are_whole_conversations() -> None:
+def test_reward_rows_are_runs_up_to_their_last_output() -> None:
     made, _ = rows.reward(pa.Table.from_pylist([pair(prefix=1, chosen_value=1.0)], PAIRS))
     (row,) = made.to_pylist()
-    assert (row["chosen"], row["rejected"]) == (GOOD, BAD)
+    # What came behind it says that the run was wrong.
+    assert (row["chosen"], row["rejected"]) == (GOOD, BAD[:5])
     assert row["chosen_value"] == 1.0
 
 
