@@ -91,10 +91,10 @@ def materialize(result, connection):
 
 {# Whether a table is pinned, by the vars of this run or by those that began the lake. #}
 {% macro delta_is_pinned(table) %}
-    {%- if var("pinned_versions") -%}
+    {%- if var("pinned_versions", none) -%}
         {%- do run_query(
             "select pin_tables(" ~ text_literal(tojson(var("pinned_versions"))) ~ ", "
-            ~ text_literal(var("pinned_lake")) ~ ")"
+            ~ text_literal(var("pinned_lake", none)) ~ ")"
         ) -%}
     {%- endif -%}
     {%- set found = run_query("select table_is_pinned(" ~ dbt.string_literal(table) ~ ")") -%}

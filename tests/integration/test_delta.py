@@ -215,7 +215,10 @@ def test_partitions_and_table_properties(project: Project) -> None:
     table = lake.open_table("t")
     assert table is not None
     assert table.metadata().partition_columns == ["source"]
-    assert table.metadata().configuration == {"delta.appendOnly": "false"}
+    assert table.metadata().configuration == {
+        "delta.appendOnly": "false",
+        "delta.enableExpiredLogCleanup": "false",  # every table's: versions stay
+    }
 
 
 def test_other_columns_are_an_explicit_choice(
