@@ -1,4 +1,4 @@
-{{ config(materialized="delta", strategy="upsert", unique_key="content_sha256") }}
+{{ config(materialized="delta", strategy="append") }}
 {%- set key = signature_key() %}
 {{ rebuild_on(key) }}
 

@@ -57,51 +57,33 @@ pending as (
     from {{ ref("content_signatures") }} as signatures
     inner join contents on signatures.content_sha256 = contents.content_sha256
     left join settled on signatures.content_sha256 = settled.content_sha256
-    where
-        signatures.signature is not null
-        and settled.content_sha256 is null
+    where settled.content_sha256 is null
 
 ),
 
-{% if is_added_to -%}
-pending_hashes as (
-
-    select distinct band_hash
-    from
-        (
-            select {{ each_of("band_hashes") }} as band_hash
-            from {{ ref("content_signatures") }}
-            where content_sha256 in (select content_sha256 from pending)
-        )
-
-),
-
-{% endif -%}
-
--- Hashes alone first: one for each band of every content, most of them without a second.
-crowded as (
+-- The hashes to look at, without their contents: there is one for each band of every content, and
+-- most of them are nobody else's.
+relevant_hashes as (
 
     select band_hash
     from
         (
             select {{ each_of("band_hashes") }} as band_hash
             from {{ ref("content_signatures") }}
-            where content_sha256 in (select content_sha256 from contents)
+            where content_sha256 in (select content_sha256 from pending)
         )
-    {% if is_added_to -%}
-    where band_hash in (select band_hash from pending_hashes)
-    {% endif -%}
     group by band_hash
+    {% if not is_added_to -%}
     having count(*) > 1
+    {%- endif %}
 
 ),
 
-members as (
+hashed as (
 
     select
-        each.content_sha256,
-        each.band_hash,
-        pending.content_sha256 is not null as is_pending,
+        content_sha256,
+        band_hash,
     from
         (
             select
@@ -109,9 +91,19 @@ members as (
                 {{ each_of("band_hashes") }} as band_hash,
             from {{ ref("content_signatures") }}
             where content_sha256 in (select content_sha256 from contents)
-        ) as each
-    left join pending on each.content_sha256 = pending.content_sha256
-    where each.band_hash in (select band_hash from crowded)
+        )
+    where band_hash in (select band_hash from relevant_hashes)
+
+),
+
+members as (
+
+    select
+        hashed.content_sha256,
+        hashed.band_hash,
+        pending.content_sha256 is not null as is_pending,
+    from hashed
+    left join pending on hashed.content_sha256 = pending.content_sha256
 
 ),
 
