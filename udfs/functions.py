@@ -103,7 +103,6 @@ FUNCTIONS = (
         near_duplicates.content_signatures,
         (pa.string(), pa.list_(STEP), pa.float64()),
         near_duplicates.CONTENT_SIGNATURE,
-        is_slow=True,
     ),
     Function(
         "signature_similarity",

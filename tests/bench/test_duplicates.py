@@ -8,14 +8,15 @@ cluster; precision the share of stored links that are at or over it. Estimates h
 both are also counted with the pairs within 0.05 of the threshold left out.
 
 **Cost**: synthetic trajectories, 2 KB of text each, one in nine a near or exact copy of another.
-Full build, 1% more, nothing new; each dbt run in a process of its own, with its peak memory, the
-start of dbt (some seconds) included. The peer at the smaller size is `datasketch`: MinHash and
-MinHashLSH with the same 128 permutations and threshold, fed with the same words in one Python
-process, which reads the same Delta table.
+Full build, 1% more, nothing new; each dbt run in a process of its own, with its peak memory and
+the time that dbt counts for the three models, which leaves its own start out. The peer at the
+smaller size is `datasketch`: MinHash and MinHashLSH with the same number of permutations and
+threshold, fed with the same words in one Python process, which reads the same Delta table.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -71,8 +72,10 @@ print(pairs, "pairs")
 """
 
 
-def build() -> tuple[float, int]:
-    return measure(["dbt", "run", "--quiet", "--select", *MODELS])
+def build(workplace: Path) -> tuple[float, int]:
+    _, peak = measure(["dbt", "run", "--quiet", "--select", *MODELS])
+    results = json.loads((workplace / "target" / "run_results.json").read_text("utf-8"))
+    return sum(result["execution_time"] for result in results["results"]), peak
 
 
 def exact_pairs(texts: pa.Array, at_least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -247,21 +250,20 @@ def test_cost(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with duckdb.connect(str(workplace / f"{n}.duckdb")) as connection:
             lake.load_delta_extension(connection)
             connection.execute(f"create view trajectories as select * from delta_scan('{path}')")
-        alone, _ = measure(["dbt", "parse", "--quiet"])
-        costs = {"(dbt alone)": (alone, 0), "full build": build()}
+        costs = {"full build": build(workplace)}
         share = planted_share(n)
         if n == SIZES[0]:
             costs["peer: datasketch"] = measure([sys.executable, "-c", DATASKETCH, str(path)])
         write_deltalake(path, reader(n // 100, start=n), mode="append")
-        costs["1% more"] = build()
-        costs["nothing new"] = build()
+        costs["1% more"] = build(workplace)
+        costs["nothing new"] = build(workplace)
         table.add_column(f"{n:,}", justify="right")
         for name, (seconds, peak) in costs.items():
             rows.setdefault(name, []).append(f"{seconds:.1f} s  {peak:,} MB")
         rows.setdefault("planted copies found", []).append(f"{share:.2%}")
         assert share > 0.98
         assert costs["full build"][1] < 4_096
-        full, more = (costs[name][0] - alone for name in ("full build", "1% more"))
+        full, more = (costs[name][0] for name in ("full build", "1% more"))
         assert n < 1_000_000 or more < full / 10, "new data costs what is in it"
     for name, found in rows.items():
         table.add_row(name, *found)
