@@ -18,8 +18,8 @@ build: $(VENV)/build ## set up, run the main job on raw/, export, and say what c
 	trajlake export default
 	trajlake summary
 
-test: $(VENV)/test ## set up with torch and run every test
-	pytest
+test: $(VENV)/test ## set up with torch and run every test, a file a core
+	pytest --numprocesses auto --dist loadfile
 
 train: $(VENV)/test build ## train a tiny model on the export, on the CPU
 	accelerate launch -m train.sft --config train/configs/tiny.yaml

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestration.layout import FieldSeen, described_layout
+from orchestration.record_fields import FieldSeen, described_layout
 
 
 def test_paths_types_and_how_often() -> None:
