@@ -7,22 +7,20 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import duckdb
 import numpy as np
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from udfs import lake
+from orchestration.printing import AsJson, print_json, table, text
 from udfs.errors import LakeError
 from udfs.rater import calibration
 from udfs.rater.calibration import Calibration, Estimate, Measures
-from udfs.settings import database_file
+from udfs.views import open_lake
 
 # A recipe's usual filter, `rater_score >= 4.0`.
 _THRESHOLD = 4.0
@@ -73,6 +71,7 @@ def calibration_command(
     page: Annotated[
         Path | None, typer.Option(help="Write a page with plots to this file (.html or .svg).")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say how raters' scores go with labels: agreement, order, calibration, length bias."""
     if page is not None and page.suffix not in (".html", ".svg"):
@@ -85,15 +84,19 @@ def calibration_command(
             "docs/calibration.md says where labels come from."
         )
     measured = [(group, _measured(group, threshold), _calibrated(group)) for group in groups]
-    console = Console()
-    console.print(f"[bold]Ratings beside the label[/] {escape(label)}\n")
-    for table in _tables(measured, threshold):
-        console.print(table)
-    for note in _notes(measured):
-        console.print(Text(note), soft_wrap=True)
     if page is not None:
         _write(page, measured, threshold)
-        console.print(Text(f"plots: {page}"), soft_wrap=True)
+    if as_json:
+        print_json([_described(*each, threshold) for each in measured])
+        return
+    console = Console()
+    console.print(Text.assemble(("Ratings beside the label ", "bold"), text(label), "\n"))
+    for each in _tables(measured, threshold):
+        console.print(each)
+    for line in _notes(measured):
+        console.print(text(line), soft_wrap=True)
+    if page is not None:
+        console.print(text(f"plots: {page}"), soft_wrap=True)
 
 
 Measured = tuple[Group, Measures, Calibration | None]
@@ -114,16 +117,35 @@ def _calibrated(group: Group) -> Calibration | None:
     return calibration.calibrate(group.scores, group.successes, group.tasks)
 
 
+def _described(
+    group: Group, measures: Measures, fitted: Calibration | None, threshold: float
+) -> dict[str, Any]:
+    """One group as a script reads it: who, where, and every number unrounded."""
+    return {
+        "rater": group.rater,
+        "rate_model": group.rate_model,
+        "rater_id": group.rater_id,
+        "label": group.label,
+        "place": group.place,
+        "left_out_trained_on": group.trained_on,
+        "likeness_to_reward": group.likeness_to_reward,
+        "threshold": threshold,
+        **_fields(measures),
+        "calibration": None if fitted is None else _fields(fitted),
+    }
+
+
+def _fields(measured: Measures | Calibration) -> dict[str, Any]:
+    """The fields of a measurement; an interval by its names."""
+    return {
+        name: value._asdict() if isinstance(value, Estimate) else value
+        for name, value in vars(measured).items()
+    }
+
+
 def _groups(label: str, rater: str | None, environment: str | None, by: str) -> Iterator[Group]:
     """What there is in `labelled_ratings`, by rater, label and environment or source."""
-    database = database_file()
-    if not database.exists():
-        raise LakeError(
-            f"There is no {database} yet. Run `make build`, or `dbt build` in an active "
-            "environment."
-        )
-    with duckdb.connect(str(database), read_only=True) as connection:
-        lake.load_delta_extension(connection)
+    with open_lake() as connection:
         try:
             rows = connection.execute(
                 f"""
@@ -176,17 +198,19 @@ def _groups(label: str, rater: str | None, environment: str | None, by: str) -> 
 
 def _tables(measured: Sequence[Measured], threshold: float) -> Iterator[Table]:
     """What is printed, each table narrow enough for a terminal of 80 columns."""
-    agreement = _table(
+    agreement = _new_table(
         f"Does a score of {threshold:g} or more mean success?",
         ("labels", "success", "agree", "same", "kappa", "length"),
     )
-    order = _table("Does a higher score mean better?", ("Spearman", "Kendall", "AUC", "same task"))
-    probability = _table(
+    order = _new_table(
+        "Does a higher score mean better?", ("Spearman", "Kendall", "AUC", "same task")
+    )
+    probability = _new_table(
         "Can a score be read as a probability? (raw → calibrated, on held-out tasks)",
         ("fitted", "held out", "ECE", "Brier", "of the mean"),
     )
     for group, found, fitted in measured:
-        names = (Text(group.name), Text(group.place))
+        names = (text(group.name), text(group.place))
         agreement.add_row(
             *names,
             f"{found.labels:,}",
@@ -216,13 +240,13 @@ def _tables(measured: Sequence[Measured], threshold: float) -> Iterator[Table]:
     yield from (agreement, order, probability)
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+def _new_table(title: str, columns: Sequence[str]) -> Table:
+    new = table(title)
     for name in ("rater", "where"):
-        table.add_column(name, overflow="fold")
+        new.add_column(name, overflow="fold")
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+        new.add_column(name, justify="right", no_wrap=True)
+    return new
 
 
 def _notes(measured: Sequence[Measured]) -> Iterator[str]:
@@ -276,11 +300,11 @@ def _write(page: Path, measured: Sequence[Measured], threshold: float) -> None:
     if page.suffix == ".html":
         console = Console(record=True, width=160, file=io.StringIO())
         console.print(*_tables(measured, threshold))
-        text = html.escape("\n".join([console.export_text(), *_notes(measured)]))
+        printed = html.escape("\n".join([console.export_text(), *_notes(measured)]))
         drawing = (
             '<!doctype html><html lang="en"><meta charset="utf-8">'
             "<title>Calibration of raters</title>"
-            f"<h1>Calibration of raters</h1><pre>{text}</pre>{drawing}</html>"
+            f"<h1>Calibration of raters</h1><pre>{printed}</pre>{drawing}</html>"
         )
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(drawing + "\n", encoding="utf-8")

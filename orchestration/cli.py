@@ -3,35 +3,103 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperGroup
 
-from orchestration.attack import attack_command
-from orchestration.calibration import calibration_command
-from orchestration.diff import diff_command
-from orchestration.explain import explain_command
-from orchestration.export import export_command
-from orchestration.replay import replay_command
-from orchestration.sql import sql_command
-from orchestration.summary import summary_command
 from udfs.errors import TrajlakeError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="A lakehouse for LLM-agent trajectories. The main job is `dbt build`.",
+# Name → where the command is (a function, or an app with commands of its own), and what the list
+# of commands says of it. A module is imported when its command is run: most of them need pyarrow,
+# and the list of commands does not.
+COMMANDS = {
+    "summary": (
+        "orchestration.summary:summary_command",
+        "How many records of each source became trajectories, were rated, kept and exported.",
+    ),
+    "sources": (
+        "orchestration.sources:sources_command",
+        "What there is of each source: files, formats, trajectories, quarantine, licence.",
+    ),
+    "sql": (
+        "orchestration.sql:sql_command",
+        "Ask the lake in SQL, read-only, also while a build runs.",
+    ),
+    "rate": (
+        "orchestration.rate:app",
+        "Rate trajectories: what it would cost, the rating itself, how far it is.",
+    ),
+    "calibration": (
+        "orchestration.calibration:calibration_command",
+        "How raters' scores go with labels: agreement, order, calibration, length bias.",
+    ),
+    "export": (
+        "orchestration.export:export_command",
+        "Write a recipe's training data to exports/<recipe>, in the order of training.",
+    ),
+    "report": (
+        "orchestration.report:report_command",
+        "Write one HTML file with what a recipe keeps and drops, and why.",
+    ),
+    "explain": (
+        "orchestration.explain:explain_command",
+        "All that is known of one trajectory, from raw bytes to plan positions.",
+    ),
+    "diff": (
+        "orchestration.diff:diff_command",
+        "What came, what went and what weighs differently between two exports, and why.",
+    ),
+    "replay": (
+        "orchestration.replay:replay_command",
+        "Make an old export again from the versions it was made from, and compare.",
+    ),
+    "attack": (
+        "orchestration.attack:attack_command",
+        "Attack a rater with hostile trajectories, and say how often its score moves.",
+    ),
+    "doctor": (
+        "orchestration.doctor:doctor_command",
+        "Check the environment, the settings and the lake, and say what to do.",
+    ),
+}
+
+
+class _Commands(TyperGroup):
+    """Commands that are known by name and loaded when one is run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _load(name) if name in COMMANDS else command, rest
+
+
+def _load(name: str) -> Any:
+    """The command itself, in the place of its entry in the list."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    found = getattr(import_module(module), attribute)
+    if not isinstance(found, typer.Typer):
+        alone = _new_app()
+        alone.command(name)(found)
+        found = alone
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+def _new_app(**settings: Any) -> typer.Typer:
+    return typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, **settings
+    )
+
+
+app = _new_app(
+    cls=_Commands, help="A lakehouse for LLM-agent trajectories. The main job is `dbt build`."
 )
-app.command("summary")(summary_command)
-app.command("sql")(sql_command)
-app.command("calibration")(calibration_command)
-app.command("export")(export_command)
-app.command("attack")(attack_command)
-app.command("replay")(replay_command)
-app.command("diff")(diff_command)
-app.command("explain")(explain_command)
+for _name, (_, _help) in COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
 
 
 def main() -> None:

@@ -9,14 +9,13 @@ from typing import Annotated, Any
 
 import duckdb
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from udfs import lake
+from orchestration.printing import AsJson, print_json, table, text
 from udfs.errors import LakeError
 from udfs.settings import database_file, exports_folder, lake_root
+from udfs.views import open_lake
 
 _COUNTS = ("raw_records", "trajectories", "quarantined", "rated", "kept")
 
@@ -25,10 +24,10 @@ def summary_command(
     recipe: Annotated[
         str, typer.Argument(help="The recipe whose verdicts are counted.")
     ] = "default",
+    as_json: AsJson = False,
 ) -> None:
     """Say per source how many records became trajectories, were rated, kept and exported."""
-    console = Console()
-    with lake.connect() as connection:
+    with open_lake() as connection:
         try:
             rows = connection.execute(
                 f"select source, {', '.join(_COUNTS)} from funnel where recipe = ? order by source",
@@ -47,7 +46,21 @@ def summary_command(
                 f"The lake at {lake_root()} has not been built yet. Run `make build`, or "
                 "`dbt build` in an active environment."
             ) from error
-    console.print(_funnel(rows, _exported(recipe)))
+    exported = _exported(recipe)
+    complete = [(*row, exported.get(row[0], 0)) for row in rows]
+    if as_json:
+        names = ("source", *_COUNTS, "exported_rows")
+        of_reason = ("source", "reason", "records", "example")
+        print_json(
+            {
+                "recipe": recipe,
+                "sources": [dict(zip(names, row, strict=True)) for row in complete],
+                "quarantine": [dict(zip(of_reason, row, strict=True)) for row in reasons],
+            }
+        )
+        return
+    console = Console()
+    console.print(_funnel(complete))
     if reasons:
         console.print(_reasons(reasons))
     _print_next(console, recipe)
@@ -66,36 +79,30 @@ def _exported(recipe: str) -> Mapping[str, int]:
     return rows
 
 
-def _table(title: str) -> Table:
-    """A table that fits a terminal of 80 columns."""
-    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
-
-
-def _funnel(rows: list[tuple[Any, ...]], exported: Mapping[str, int]) -> Table:
-    table = _table("From raw records to training rows")
-    table.add_column("source", no_wrap=True)
+def _funnel(rows: list[tuple[Any, ...]]) -> Table:
+    counts = table("From raw records to training rows")
+    counts.add_column("source", no_wrap=True)
     for name in (*_COUNTS, "exported_rows"):
-        table.add_column(name.replace("_", "\n"), justify="right")
-    complete = [(*row, exported.get(row[0], 0)) for row in rows]
-    for row in complete:
-        table.add_row(Text(row[0]), *(f"{count:,}" for count in row[1:]))
-    table.add_section()
-    totals = [sum(row[i] for row in complete) for i in range(1, len(_COUNTS) + 2)]
-    table.add_row("all", *(f"{total:,}" for total in totals), style="bold")
-    return table
+        counts.add_column(name.replace("_", "\n"), justify="right")
+    for row in rows:
+        counts.add_row(text(row[0]), *(f"{count:,}" for count in row[1:]))
+    counts.add_section()
+    totals = [sum(row[i] for row in rows) for i in range(1, len(_COUNTS) + 2)]
+    counts.add_row("all", *(f"{total:,}" for total in totals), style="bold")
+    return counts
 
 
 def _reasons(reasons: list[tuple[Any, ...]]) -> Table:
-    table = _table("In quarantine")
-    table.add_column("source", no_wrap=True)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("records", justify="right")
-    table.add_column("for example")
+    refused = table("In quarantine")
+    refused.add_column("source", no_wrap=True)
+    refused.add_column("reason", no_wrap=True)
+    refused.add_column("records", justify="right")
+    refused.add_column("for example")
     for source, reason, count, detail in reasons:
-        # Details quote raw records: never markup.
-        example = Text(shorten(detail, 90, placeholder=" …"))
-        table.add_row(Text(source), Text(reason), f"{count:,}", example)
-    return table
+        # Details quote raw records.
+        example = text(shorten(detail, 90, placeholder=" …"))
+        refused.add_row(text(source), text(reason), f"{count:,}", example)
+    return refused
 
 
 def _print_next(console: Console, recipe: str) -> None:
@@ -110,4 +117,4 @@ def _print_next(console: Console, recipe: str) -> None:
         places["train on it"] = "accelerate launch -m train.sft --config train/configs/tiny.yaml"
     console.print("\n[bold]Where to look next[/]")
     for name, place in places.items():
-        console.print(Text(f"  {name:<14}{place}"), soft_wrap=True)
+        console.print(text(f"  {name:<14}{place}"), soft_wrap=True)

@@ -33,7 +33,6 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestration.export import code_version
-from udfs import lake
 from udfs.errors import TrainingError, TrajlakeError
 from udfs.folders import atomic_folder
 from udfs.rater import rules
@@ -55,7 +54,7 @@ from udfs.rater.local_rater import (
     model_sha256,
 )
 from udfs.rater.rules import FULL_SCORE
-from udfs.settings import database_file
+from udfs.views import open_lake
 
 # A recipe's usual filter, `rater_score >= 4.0`, for the agreement that is reported.
 _THRESHOLD = 4.0
@@ -99,13 +98,10 @@ def read_labelled(label: str, sources: Sequence[str]) -> Labelled:
     """The trajectories of the lake that have a label.
 
     Raises:
-        TrainingError: there is no lake, or too few have the label.
+        LakeError: there is no lake.
+        TrainingError: too few have the label.
     """
-    database = database_file()
-    if not database.exists():
-        raise TrainingError(f"There is no {database} yet. Run `dbt build`.")
-    with duckdb.connect(str(database), read_only=True) as connection:
-        lake.load_delta_extension(connection)
+    with open_lake() as connection:
         try:
             rows = (
                 connection.execute(

@@ -10,16 +10,20 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
 from dbt.adapters.events.logging import AdapterLogger
+from dbt_common.exceptions import DbtDatabaseError
 
 from udfs import lake
 from udfs.errors import LakeError, TrajlakeError
 from udfs.functions import register_functions
+from udfs.locks import lock_holder
 
 # Rows in flight between DuckDB and the Delta writer: DuckDB's own vector size, so that rows of
 # megabytes do not pile up.
@@ -30,6 +34,30 @@ _logger = AdapterLogger("trajlake")
 
 class Plugin(BasePlugin):
     """Hooks that dbt-duckdb calls on the one connection of a run."""
+
+    def update_connection_config(
+        self, creds: DuckDBCredentials, config: Mapping[str, object]
+    ) -> None:
+        """Make the folder of the database file, which DuckDB does not, and see that it is free.
+
+        Raises:
+            DbtDatabaseError: the file cannot be opened. (An error of dbt's own is printed as one
+                line, any other as a traceback.)
+        """
+        database = Path(creds.path)
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            holder = lock_holder(database) if database.exists() else None
+        except OSError as error:
+            raise DbtDatabaseError(
+                f"TRAJLAKE_DB is {database}, which cannot be opened ({error.strerror}). Set it to "
+                "a file in a folder that you may write."
+            ) from error
+        if holder:
+            raise DbtDatabaseError(
+                f"{database} is open in another process ({holder}): another build, or a program "
+                "that reads it. Start again when that is closed. `trajlake sql` holds nothing."
+            )
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Load the Delta extension and register every function that models call."""

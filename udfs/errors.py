@@ -9,6 +9,7 @@ TrajlakeError
 ├── Unanswered           one question that a model gave no usable answer to (see udfs.llm)
 ├── RatingError          a rater that cannot go on
 ├── ExportError          an export that cannot be written
+├── ReportError          a report that cannot be written
 └── TrainingError        a training run that cannot start or go on
 """
 
@@ -55,6 +56,10 @@ class RatingError(TrajlakeError):
 
 class ExportError(TrajlakeError):
     """An export that cannot be written."""
+
+
+class ReportError(TrajlakeError):
+    """A report that cannot be written."""
 
 
 class TrainingError(TrajlakeError):

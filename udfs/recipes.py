@@ -78,7 +78,7 @@ FILTER_COLUMNS = pa.schema(
         ("flag_names", pa.list_(pa.string())),  # contains(flag_names, 'repeated_action')
         ("near_duplicate_cluster", pa.string()),  # null where nothing is nearly the same
         ("near_duplicate_cluster_size", pa.int64()),
-        ("benchmarks", pa.list_(pa.string())),  # null where it has nothing of any
+        ("benchmarks", pa.list_(pa.string())),  # null where none was looked for
         ("personal_data_kinds", pa.list_(pa.string())),
         ("personal_data_count", pa.int32()),
     ]

@@ -5,7 +5,7 @@
 | `TRAJLAKE_RAW`        | `raw/`            | raw files, one folder below it a source              |
 | `TRAJLAKE_BENCHMARKS` | `benchmarks/`     | benchmarks, one folder or file below it each         |
 | `TRAJLAKE_LAKE`       | `lake/`           | Delta tables, each at `<lake>/<table>`               |
-| `TRAJLAKE_EXPORTS`    | `exports/`        | exports, each at `<exports>/<recipe>`                |
+| `TRAJLAKE_EXPORTS`    | `exports/`        | exports, each at `<exports>/<recipe>[.<layout>]`     |
 | `TRAJLAKE_DB`         | `trajlake.duckdb` | DuckDB file with views only; may be deleted any time |
 | `TRAJLAKE_WORKERS`    | cores, at most 8  | processes that parse; 1: none beside the main one    |
 

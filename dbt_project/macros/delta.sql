@@ -180,20 +180,35 @@ def materialize(result, connection):
 
 
 {#
-    Whether a row of `rows` (with `trajectory_id` and `content_sha256`) is to be computed: a
-    trajectory that the model's own table has not, or has with another content, since it has
-    grown. Without a table that may be added to, every row is.
+    The trajectories that the model's own table, with a row per trajectory, has not or has with
+    another content, since they have grown; all of them where there is no table to add to.
+
+    The table is read twice, ids first: DuckDB would hold in memory, steps included, what two parts
+    of a query share. Files of earlier builds say of themselves that their rows came too early, and
+    are passed over.
 #}
-{% macro is_new_content(rows, key) -%}
-    {%- if is_delta_incremental(key) -%}
-        not exists (
-            select 1
-            from {{ this }} as known
-            where
-                known.trajectory_id = {{ rows }}.trajectory_id
-                and known.content_sha256 = {{ rows }}.content_sha256
+{% macro pending_trajectories(key) -%}
+(
+        {% if is_delta_incremental(key) -%}
+        with new_ids as (
+            select
+                trajectories.trajectory_id,
+                trajectories.ingested_at,
+            from {{ ref("trajectories") }} as trajectories
+            left join {{ this }} as known
+                on
+                    trajectories.trajectory_id = known.trajectory_id
+                    and trajectories.content_sha256 = known.content_sha256
+            where known.trajectory_id is null
         )
-    {%- else -%}
-        true
-    {%- endif -%}
+
+        {% endif -%}
+        select *
+        from {{ ref("trajectories") }}
+        {%- if is_delta_incremental(key) %}
+        where
+            trajectory_id in (select new_ids.trajectory_id from new_ids)
+            and ingested_at >= (select min(new_ids.ingested_at) from new_ids)
+        {%- endif %}
+    )
 {%- endmacro %}

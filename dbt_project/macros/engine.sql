@@ -99,12 +99,6 @@ aggregate(zip_with({{ numbers }}, {{ flags }}, (number, flag) -> if(flag, number
 {% macro spark__length_of(list) %}case when {{ list }} is not null then size({{ list }}) end{% endmacro %}
 
 
-{# A group's different texts in order, as a list. #}
-{% macro distinct_texts(text) %}{{ return(adapter.dispatch("distinct_texts")(text)) }}{% endmacro %}
-{% macro duckdb__distinct_texts(text) %}list_sort(list(distinct {{ text }})){% endmacro %}
-{% macro spark__distinct_texts(text) %}array_sort(collect_set({{ text }})){% endmacro %}
-
-
 {# Whether a text of words with blanks between them has a word. #}
 {% macro has_word(words, word) -%}
 instr(concat(' ', {{ words }}, ' '), concat(' ', {{ word }}, ' ')) > 0

@@ -32,6 +32,16 @@
 {% macro spark__hash_fraction(text) %}cast(conv(substr(md5({{ text }}), 1, 13), 16, 10) as bigint) / 4503599627370496.0{% endmacro %}
 
 
+{# The split that a task is in, with all its trajectories, whatever else is in the lake. #}
+{% macro split_of_task(seed, task_key, eval_fraction) -%}
+case
+            when {{ hash_fraction("concat_ws('|', " ~ seed ~ ", " ~ task_key ~ ")") }} < {{ eval_fraction }}
+                then 'eval'
+            else 'train'
+        end
+{%- endmacro %}
+
+
 {# In a select list: one row for each whole number from 1 to `last`. #}
 {% macro each_number_to(last) %}{{ return(adapter.dispatch("each_number_to")(last)) }}{% endmacro %}
 {% macro duckdb__each_number_to(last) %}unnest(range(1, {{ last }} + 1)){% endmacro %}

@@ -7,4 +7,8 @@ left join {{ ref("benchmark_checks") }} as benchmark_checks
         and trajectories.content_sha256 = benchmark_checks.content_sha256
 where
     benchmark_checks.trajectory_id is null
-    and exists (select 1 from {{ ref("benchmark_items") }} where problem is null)
+    and exists (
+        select 1
+        from {{ ref("benchmark_items") }}
+        where problem is null
+    )

@@ -68,7 +68,11 @@ select
 from {{ ref("recipes") }}
 where
     agent_share is not null
-    and recipe not in (select recipe from {{ ref("recipe_sources") }} where is_general)
+    and recipe not in (
+        select recipe
+        from {{ ref("recipe_sources") }}
+        where is_general
+    )
 
 union all
 

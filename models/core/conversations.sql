@@ -3,13 +3,7 @@
 {%- set key = local_md5(told ~ turn_tokens("turns")) %}
 {{ rebuild_on(key) }}
 
-with trajectories as (
-
-    select * from {{ ref("trajectories") }}
-
-),
-
-pending as (
+with pending as (
 
     select
         trajectory_id,
@@ -19,8 +13,7 @@ pending as (
         steps,
         format,
         {{ json_text("other_information", "$._layout.label") }} as observation_label,
-    from trajectories
-    where {{ is_new_content("trajectories", key) }}
+    from {{ pending_trajectories(key) }}
 
 ),
 

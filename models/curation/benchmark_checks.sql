@@ -4,15 +4,8 @@
 {%- set key = local_md5(settings) %}
 {{ rebuild_on(key) }}
 
-with trajectories as (
-
-    select * from {{ ref("trajectories") }}
-
-),
-
--- New ones, and runs that have grown since they were checked. Without a benchmark there is
--- nothing to check against, and no row says that somebody has looked.
-pending as (
+-- Without a benchmark there is nothing to check against, and no row says that somebody has looked.
+with pending as (
 
     select
         trajectory_id,
@@ -20,18 +13,8 @@ pending as (
         user_query,
         system_prompt,
         steps,
-    from trajectories
-    where
-        {{ "true" if settings else "false" }}
-        {% if is_delta_incremental(key) -%}
-        and not exists (
-            select 1
-            from {{ this }} as checked
-            where
-                checked.trajectory_id = trajectories.trajectory_id
-                and checked.content_sha256 = trajectories.content_sha256
-        )
-        {%- endif %}
+    from {{ pending_trajectories(key) }}
+    where {{ "true" if settings else "false" }}
 
 ),
 

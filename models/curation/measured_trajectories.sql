@@ -28,25 +28,15 @@ near_duplicates as (
 
 ),
 
-benchmark_overlap as (
+benchmark_checks as (
 
-    select * from {{ ref("benchmark_overlap") }}
+    select * from {{ ref("benchmark_checks") }}
 
 ),
 
 personal_data as (
 
     select * from {{ ref("personal_data") }}
-
-),
-
-overlapping as (
-
-    select
-        trajectory_id,
-        {{ distinct_texts("benchmark") }} as benchmarks,
-    from benchmark_overlap
-    group by trajectory_id
 
 ),
 
@@ -67,7 +57,7 @@ measured as (
         trajectory_flags.flag_names,
         near_duplicates.cluster_id as near_duplicate_cluster,
         near_duplicates.cluster_size as near_duplicate_cluster_size,
-        overlapping.benchmarks,
+        benchmark_checks.benchmarks,
         personal_data.kinds as personal_data_kinds,
         personal_data.finding_count as personal_data_count,
     from rated_trajectories
@@ -78,8 +68,8 @@ measured as (
         on rated_trajectories.trajectory_id = trajectory_flags.trajectory_id
     left join near_duplicates -- noqa: ST11
         on rated_trajectories.content_sha256 = near_duplicates.content_sha256
-    left join overlapping -- noqa: ST11
-        on rated_trajectories.trajectory_id = overlapping.trajectory_id
+    left join benchmark_checks -- noqa: ST11
+        on rated_trajectories.trajectory_id = benchmark_checks.trajectory_id
     left join personal_data -- noqa: ST11
         on rated_trajectories.trajectory_id = personal_data.trajectory_id
 

@@ -9,45 +9,57 @@ with contents as (
 
 ),
 
--- Compared before, and all that it was linked with is still there. A link to what is gone may have
--- been the only way from here to others of the cluster, so its owner is compared again.
-settled as (
+{% if is_added_to -%}
+linked as (
 
-    {% if is_added_to -%}
-    select content_sha256
-    from {{ this }} as linked
-    where
-        not exists (
-            select 1
-            from
-                (
-                    select
-                        content_sha256 as owner,
-                        {{ each_of("links") }} as link,
-                    from {{ this }}
-                ) as links
-            where
-                links.owner = linked.content_sha256
-                and links.link.content_sha256 not in (select content_sha256 from contents)
-        )
-    {%- else -%}
-    select content_sha256 from contents where 1 = 0
-    {%- endif %}
+    select content_sha256 from {{ this }}
 
 ),
+
+-- A link to what is gone may have been the only way from here to others of the cluster, so its
+-- owner is compared again.
+broken as (
+
+    select distinct links.content_sha256
+    from
+        (
+            select
+                content_sha256,
+                {{ each_of("links") }} as link,
+            from {{ this }}
+        ) as links
+    left join contents on links.link.content_sha256 = contents.content_sha256
+    where contents.content_sha256 is null
+
+),
+
+settled as (
+
+    select linked.content_sha256
+    from linked
+    left join broken on linked.content_sha256 = broken.content_sha256
+    where broken.content_sha256 is null
+
+),
+{%- else -%}
+settled as (
+
+    select content_sha256
+    from contents
+    where 1 = 0
+
+),
+{%- endif %}
 
 pending as (
 
     select signatures.content_sha256
     from {{ ref("content_signatures") }} as signatures
+    inner join contents on signatures.content_sha256 = contents.content_sha256
+    left join settled on signatures.content_sha256 = settled.content_sha256
     where
         signatures.signature is not null
-        and signatures.content_sha256 in (select content_sha256 from contents)
-        and not exists (
-            select 1
-            from settled
-            where settled.content_sha256 = signatures.content_sha256
-        )
+        and settled.content_sha256 is null
 
 ),
 
@@ -171,7 +183,7 @@ compared as (
 
 ),
 
-linked as (
+found as (
 
     select
         content_sha256,
@@ -188,9 +200,9 @@ described as (
 
     select
         pending.content_sha256,
-        coalesce(linked.links, {{ no_links() }}) as links,
+        coalesce(found.links, {{ no_links() }}) as links,
     from pending
-    left join linked on pending.content_sha256 = linked.content_sha256
+    left join found on pending.content_sha256 = found.content_sha256
 
 )
 

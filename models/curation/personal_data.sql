@@ -2,14 +2,7 @@
 {%- set key = personal_data_key() %}
 {{ rebuild_on(key) }}
 
-with trajectories as (
-
-    select * from {{ ref("trajectories") }}
-
-),
-
--- New ones, and runs that have grown since they were gone through.
-pending as (
+with pending as (
 
     select
         trajectory_id,
@@ -19,17 +12,7 @@ pending as (
         tools,
         other_information,
         steps,
-    from trajectories
-    {% if is_delta_incremental(key) -%}
-    where
-        not exists (
-            select 1
-            from {{ this }} as searched
-            where
-                searched.trajectory_id = trajectories.trajectory_id
-                and searched.content_sha256 = trajectories.content_sha256
-        )
-    {%- endif %}
+    from {{ pending_trajectories(key) }}
 
 ),
 

@@ -2,19 +2,12 @@
 {%- set key = step_rules_key() %}
 {{ rebuild_on(key) }}
 
-with trajectories as (
-
-    select * from {{ ref("trajectories") }}
-
-),
-
-verifications as (
+with verifications as (
 
     select * from {{ ref("verifications") }}
 
 ),
 
--- New ones, and runs that have grown since they were flagged.
 pending as (
 
     select
@@ -22,17 +15,7 @@ pending as (
         content_sha256,
         score,
         steps,
-    from trajectories
-    {% if is_delta_incremental(key) -%}
-    where
-        not exists (
-            select 1
-            from {{ this }} as flagged
-            where
-                flagged.trajectory_id = trajectories.trajectory_id
-                and flagged.content_sha256 = trajectories.content_sha256
-        )
-    {%- endif %}
+    from {{ pending_trajectories(key) }}
 
 ),
 

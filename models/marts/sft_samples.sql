@@ -1,4 +1,7 @@
 {{ config(materialized="delta", on_schema_change="replace") }}
+{%- set loss_flags = trained_messages(
+    "conversations.message_steps", "conversations.agent_flags", "kept.trained_steps"
+) %}
 
 with curated_trajectories as (
 
@@ -24,20 +27,15 @@ conversations as (
 
 ),
 
--- A task goes to one side with all its trajectories, whatever else is in the lake.
 kept as (
 
     select
         curated_trajectories.recipe,
         curated_trajectories.trajectory_id,
         curated_trajectories.source,
-        case
-            when
-                {{ hash_fraction("concat_ws('|', recipe_settings.seed, task_key)") }}
-                < recipe_settings.eval_fraction
-                then 'eval'
-            else 'train'
-        end as split,
+        {{ split_of_task(
+            "recipe_settings.seed", "task_key", "recipe_settings.eval_fraction"
+        ) }} as split,
         curated_trajectories.trained_steps,
         curated_trajectories.rater_score,
         recipe_settings.metadata_prefix as prefixed_columns,
@@ -62,9 +60,7 @@ joined as (
         trajectories.license,
         conversations.message_tokens,
         conversations.estimated_tokens,
-        {{ trained_messages(
-            "conversations.message_steps", "conversations.agent_flags", "kept.trained_steps"
-        ) }} as loss_flags,
+        {{ loss_flags }} as loss_flags, -- noqa: PRS
     from kept
     inner join trajectories on kept.trajectory_id = trajectories.trajectory_id
     inner join conversations on kept.trajectory_id = conversations.trajectory_id
@@ -82,7 +78,7 @@ described as (
         loss_flags,
         cast(1 as double) as weight,
         estimated_tokens,
-        {{ sum_where("message_tokens", "loss_flags") }} as trained_tokens,
+        {{ sum_where("message_tokens", "loss_flags") }} as trained_tokens, -- noqa: PRS
         {{ metadata_lines("prefixed_columns") }} as metadata_prefix,
     from joined
 

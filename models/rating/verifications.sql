@@ -2,22 +2,14 @@
 {%- set key = verifier_key() %}
 {{ rebuild_on(key) }}
 
-with trajectories as (
-
-    select * from {{ ref("trajectories") }}
-
-),
-
--- New ones, and runs that have grown since they were verified.
-pending as (
+with pending as (
 
     select
         trajectory_id,
         content_sha256,
         tools,
         steps,
-    from trajectories
-    where {{ is_new_content("trajectories", key) }}
+    from {{ pending_trajectories(key) }}
 
 ),
 

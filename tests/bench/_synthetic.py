@@ -2,9 +2,10 @@
 
     python tests/bench/_synthetic.py 1000000 lake
 
-writes them to `lake/trajectories`. Trajectory `i` is a function of `(seed, i)` alone: nothing is
-held in memory, and `trajectories(10_000, seed, start=1_000_000)` are the next 1% of a lake of a
-million, which share tasks and near duplicates with it.
+writes them to `lake/trajectories`. Trajectory `i` is a function of `(seed, i)` alone, but for
+`ingested_at`, which is later where `start` is: nothing is held in memory, and
+`trajectories(10_000, seed, start=1_000_000)` are the next 1% of a lake of a million, which share
+tasks and near duplicates with it.
 
 What is planted, by share of the trajectories:
 
@@ -186,7 +187,8 @@ def trajectories(
     """Trajectories `start` to `start + n - 1`, in batches of `SCHEMA`."""
     questions = pa.array(benchmark_questions())
     for first in range(start, start + n, batch_rows):
-        yield _batch(np.arange(first, min(first + batch_rows, start + n)), seed, questions)
+        numbers = np.arange(first, min(first + batch_rows, start + n))
+        yield _batch(numbers, seed, start, questions)
 
 
 def reader(n: int, seed: int = 0, *, start: int = 0) -> pa.RecordBatchReader:
@@ -194,7 +196,9 @@ def reader(n: int, seed: int = 0, *, start: int = 0) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(SCHEMA, trajectories(n, seed, start=start))
 
 
-def _batch(numbers: npt.NDArray[np.int64], seed: int, questions: pa.Array) -> pa.RecordBatch:
+def _batch(
+    numbers: npt.NDArray[np.int64], seed: int, start: int, questions: pa.Array
+) -> pa.RecordBatch:
     rows = len(numbers)
     family = originals(numbers, seed)
     own, keys = _mixed(seed, 4, numbers), _mixed(seed, 5, family)
@@ -306,7 +310,7 @@ def _batch(numbers: npt.NDArray[np.int64], seed: int, questions: pa.Array) -> pa
         "format": pa.repeat("chat", rows),
         "format_confidence": pa.array(np.ones(rows)),
         "parser_version": pa.repeat("synthetic-1", rows),
-        "ingested_at": pa.array(np.full(rows, 1_767_225_600_000_000)).cast(
+        "ingested_at": pa.array(np.full(rows, 1_767_225_600_000_000 + start)).cast(
             pa.timestamp("us", tz="UTC")
         ),
     }

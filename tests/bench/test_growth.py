@@ -44,7 +44,7 @@ FLOORS = {
     "seeds": ["dbt", "seed", "--quiet"],
     "rating (rules)": ["dbt", "run", "--quiet", "--select", "models/rating"],
     "curation, plan, samples": ["dbt", "run", "--quiet",
-                                "--select", "models/curation", "models/marts"],
+                                "--select", "benchmark_items", "models/curation", "models/marts"],
     "export": ["trajlake", "export", "default"],
     "all dbt tests": ["dbt", "test", "--quiet"],
     "a second build": ["dbt", "build", "--quiet"],

@@ -28,7 +28,7 @@ from test_growth import measure
 from udfs import lake
 from udfs.schema import STEP
 
-TRAJECTORIES = 50_000
+TRAJECTORIES = 1_000_000
 ASKED_EVERY = 100
 BATCH = 20_000
 
@@ -50,7 +50,7 @@ def batches(questions: list[str], first: int, last: int) -> Iterator[pa.RecordBa
     pieces = []
     for question in questions:
         words = question.split()
-        size = min(drawn.randint(4, 12), len(words) - 1)
+        size = min(drawn.randint(4, 12), len(words) // 2)
         start = drawn.randrange(len(words) - size)
         pieces.append(" ".join(words[start : start + size]))
 

@@ -111,6 +111,7 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
             "steps": [each | {"step_id": i} for i, each in enumerate(steps, start=1)],
             "other_information": "{}",
             "license": "MIT",
+            "ingested_at": _RATED_AT,
             "format": "react_text",
             "rater_score": 5.0,
             "rating_status": "ok",
@@ -120,21 +121,24 @@ def trajectory(number: int, **fields: Any) -> dict[str, Any]:
 
 
 class Workspace:
-    """A lake, a copy of the project and an exports folder, all below one folder."""
+    """A lake, a copy of the project, exports and benchmarks (none), all below one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.project = folder / "project"
         self.lake = folder / "lake"
         self.exports = folder / "exports"
+        self.benchmarks = folder / "benchmarks"
         self.environment = {
             **os.environ,
             "TRAJLAKE_LAKE": str(self.lake),
             "TRAJLAKE_DB": str(folder / "views.duckdb"),
             "TRAJLAKE_EXPORTS": str(self.exports),
+            "TRAJLAKE_BENCHMARKS": str(self.benchmarks),
             "PYTHONPATH": str(PROJECT),
         }
         self.project.mkdir(parents=True)
+        self.benchmarks.mkdir()
         for name in ("dbt_project.yml", "profiles.yml"):
             shutil.copy(PROJECT / name, self.project)
         for name in ("models", "dbt_project", "udfs"):

@@ -156,6 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         batches = self.server.batches
+        if self.path == "/v1/models":
+            if self.headers["Authorization"] == "Bearer refused":
+                self._error(401, "invalid_api_key", "no such key")
+            else:
+                self._json({"object": "list", "data": [{"id": "judge", "object": "model"}]})
+            return
         with self.server.lock:
             if self.path.startswith("/v1/batches"):
                 self._json({"object": "list", "data": batches.listed(), "has_more": False})

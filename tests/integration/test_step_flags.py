@@ -133,14 +133,34 @@ def test_what_is_unmasked_is_what_messages_learn_from(
     workplace: Path, run: Callable[..., Any]
 ) -> None:
     shutil.copytree(PROJECT / "raw", workplace / "raw", dirs_exist_ok=True)
-    run("dbt", "run", "--select", "+trajectory_flags")
-    learned = """
-        select trajectory_id, trajectory_flags.step_count
-        from {{ ref("trajectories") }} as trajectories
-        inner join {{ ref("trajectory_flags") }} as trajectory_flags using (trajectory_id)
-        where trajectory_flags.unmasked_steps is distinct from list_transform(
-            list_filter(steps, lambda step: {{ _is_learned("step") }}), lambda step: step.step_id
-        )
-    """
-    shown = run("dbt", "--quiet", "show", "--inline", learned, "--output", "json").stdout
-    assert json.loads(shown)["show"] == []
+    run("dbt", "run", "--select", "+trajectory_flags", "+conversations")
+    with lake.connect() as connection:
+        differing = connection.sql(
+            """
+            with messages as (
+                select
+                    trajectory_id,
+                    unnest(message_steps) as step_id,
+                    unnest(agent_flags) as is_agent,
+                from conversations
+            ),
+
+            steps as (
+                select trajectory_id, unnest(steps, recursive := true) from trajectories
+            ),
+
+            learned as (
+                select trajectory_id, list(step_id order by step_id) as steps
+                from messages
+                inner join steps using (trajectory_id, step_id)
+                where is_agent and is_trainable
+                group by trajectory_id
+            )
+
+            select trajectory_id, unmasked_steps, learned.steps
+            from trajectory_flags
+            left join learned using (trajectory_id)
+            where unmasked_steps is distinct from coalesce(learned.steps, [])
+            """
+        ).fetchall()
+    assert differing == []

@@ -258,8 +258,8 @@ def _items(file: RawFile, settings: BenchmarkSettings) -> Iterator[_Item]:
         if settings.items:
             yield from _declared_items(file, value, settings.items)
         elif isinstance(value, list) and all(isinstance(each, str) for each in value):
-            for place, text in enumerate(value, start=1):
-                yield _Item(place, text)
+            for number_inside, text in enumerate(value, start=1):
+                yield _Item(number_inside, text)
         else:
             yield _Item(position, value, frame.key)
 

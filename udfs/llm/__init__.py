@@ -22,7 +22,7 @@ the answer is. `run` does the rest.
 """
 
 from udfs.llm.asking import Asker, run
-from udfs.llm.endpoint import Endpoint, Price
+from udfs.llm.endpoint import Endpoint, Estimate, Price
 from udfs.llm.journal import Journal, journal_path
 from udfs.llm.limits import Budget
 from udfs.llm.reply import Failed, Refused, Reply, TooLong, Unanswered, Unsupported
@@ -31,6 +31,7 @@ __all__ = [
     "Asker",
     "Budget",
     "Endpoint",
+    "Estimate",
     "Failed",
     "Journal",
     "Price",

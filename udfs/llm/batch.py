@@ -95,11 +95,11 @@ def run(
     new = set(keys)
     rest: Iterator[T] = items()
     with tempfile.TemporaryFile() as file:
-        if submitted := _submitted(journal.table, new):
-            new.difference_update(submitted)
+        if waiting := submitted(journal.table, new):
+            new.difference_update(waiting)
             rest = (item for item in rest if key(item) in new)
             with _connected(endpoint) as client:
-                collected = _collect(endpoint, client, submitted, file, what)
+                collected = _collect(endpoint, client, waiting, file, what)
             if collected:
                 yield from asking.run(
                     endpoint,
@@ -297,7 +297,7 @@ class _Collected:
             self._missing[key] = why
 
 
-def _submitted(table: str, keys: set[str]) -> dict[str, tuple[str, datetime]]:
+def submitted(table: str, keys: set[str]) -> dict[str, tuple[str, datetime]]:
     """The keys that were submitted → their last input file, and when."""
     memory = f"{table}_batches"
     if not keys or lake.open_table(memory) is None:

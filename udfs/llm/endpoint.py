@@ -43,6 +43,21 @@ class Price:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What questions will take, before any is asked; null where the price is not known.
+
+    `least_usd` counts prompts alone, `most_usd` the longest replies as well, each question asked
+    once. `minutes` is the least time at the rate that the settings allow.
+    """
+
+    questions: int
+    prompt_tokens: int
+    least_usd: float | None
+    most_usd: float | None
+    minutes: float
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint, and the limits that hold for asking it.
 
@@ -179,6 +194,22 @@ class Endpoint:
         prompt_tokens = len(body) + _CHAT_FRAME_TOKENS
         return self.price.cost_usd(prompt_tokens, self.max_reply_tokens or 0, is_batch=is_batch)
 
+    def estimate(self, count: int, characters: int) -> Estimate:
+        """What so many questions will take, their prompts so many characters together."""
+        tokens = characters // CHARACTERS_PER_TOKEN
+        least = most = None
+        if self.price is not None:
+            is_batch = self.transport == "batch"
+            least = self.price.cost_usd(tokens, 0, is_batch=is_batch)
+            if self.max_reply_tokens is not None:
+                reply_tokens = count * self.max_reply_tokens
+                most = self.price.cost_usd(tokens, reply_tokens, is_batch=is_batch)
+        minutes = max(
+            count / (self.requests_per_minute or float("inf")),
+            tokens / (self.tokens_per_minute or float("inf")),
+        )
+        return Estimate(count, tokens, least, most, minutes)
+
     def announcement(self, name: str, count: int, what: str, characters: int) -> Iterator[str]:
         """What is going to be asked and what that costs, as lines to print before it is.
 
@@ -188,27 +219,21 @@ class Endpoint:
             what: what they are about, as in "trajectories".
             characters: the length of all prompts together.
         """
+        estimate = self.estimate(count, characters)
         is_batch = self.transport == "batch"
-        tokens = characters // CHARACTERS_PER_TOKEN
         way = "by the Batch API" if is_batch else f"{self.concurrency} at a time"
         line = (
-            f"{name}: {count:,} {what} for {self.model}, {way}. Estimate: {tokens:,} prompt tokens "
-            f"(characters / {CHARACTERS_PER_TOKEN})"
+            f"{name}: {count:,} {what} for {self.model}, {way}. Estimate: "
+            f"{estimate.prompt_tokens:,} prompt tokens (characters / {CHARACTERS_PER_TOKEN})"
         )
-        if (price := self.price) is not None:
-            line += f", {usd(price.cost_usd(tokens, 0, is_batch=is_batch))} without replies"
-            if self.max_reply_tokens is not None:
-                most_tokens = count * self.max_reply_tokens
-                most = price.cost_usd(tokens, most_tokens, is_batch=is_batch)
-                line += f", {usd(most)} with the longest, if each is asked once"
+        if estimate.least_usd is not None:
+            line += f", {usd(estimate.least_usd)} without replies"
+            if estimate.most_usd is not None:
+                line += f", {usd(estimate.most_usd)} with the longest, if each is asked once"
             if self.max_usd is not None:
                 line += f"; it stops before {usd(self.max_usd)}"
-        minutes = max(
-            count / (self.requests_per_minute or float("inf")),
-            tokens / (self.tokens_per_minute or float("inf")),
-        )
-        if minutes >= 1 and not is_batch:
-            line += f"; {minutes:,.0f} minutes or more at the rate allowed"
+        if estimate.minutes >= 1 and not is_batch:
+            line += f"; {estimate.minutes:,.0f} minutes or more at the rate allowed"
         yield f"{line}."
-        if price is None:
+        if self.price is None:
             yield f"{name}: {self.prefix}_prices has no '{self.model}': cost_usd stays null."

@@ -21,7 +21,7 @@ import mmap
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -153,13 +153,15 @@ class Journal:
         self._end += len(line)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Every row in the file, in the order of writing.
+        """Every row in the file, in the order of writing; a last line that has no end yet is none.
 
         Raises:
             EndpointError: a line is no such row.
         """
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):  # it is being written
+                    return
                 try:
                     row = orjson.loads(line)
                     row[self._key]
@@ -173,6 +175,21 @@ class Journal:
                         "`dbt build` again; what it was about is then asked again."
                     ) from error
                 yield row
+
+    def glance(self, columns: Sequence[str]) -> pa.Table:
+        """What is in the file, from outside: nothing is locked, waited for or mended.
+
+        Args:
+            columns: those that are wanted; the others can be large.
+
+        Raises:
+            EndpointError: a line is no such row.
+        """
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        rows = self.rows() if self.path.exists() else ()
+        return pa.Table.from_pylist(
+            [{name: row.get(name) for name in columns} for row in rows], schema=schema
+        )
 
     def _uncommitted(self) -> Iterator[pa.RecordBatch]:
         """The rows that the table does not have, each once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,36 @@ import orjson
 import pyarrow as pa
 
 from udfs.errors import ConfigError
-from udfs.llm import Budget, Journal
+from udfs.llm import Budget, Estimate, Journal
 from udfs.rater import rules
-from udfs.rater.committee import Committee, Settings, rate_in_portions
-from udfs.rater.ledger import Identity, Rater, Unrated, rate_unrated, record_batch
+from udfs.rater.committee import Committee, Settings, chosen, disputed, rate_in_portions
+from udfs.rater.ledger import (
+    SCHEMA,
+    TABLE,
+    Asking,
+    Identity,
+    Rater,
+    Unrated,
+    rate_unrated,
+    record_batch,
+    unsettled,
+)
 
 # Rules are quick and cost nothing: large batches, so few commits.
 _RULES_READ_ROWS = 2_000
 _RULES_COMMIT_ROWS = 20_000
+
+# What says of a rating whether it settles anything, and what is in dispute.
+_SETTLING = (
+    "rating_id",
+    "content_sha256",
+    "rater_id",
+    "rater_score",
+    "status",
+    "attempt",
+    "rated_at",
+    "long_rule",
+)
 
 
 def rate(
@@ -48,12 +71,74 @@ def rate(
     given = Settings.of(settings)
     budget = Budget(given.max_usd)
     committee = Committee(given, lambda each: _rater(each, budget))
-    if given.skip_refuted and verifications is not None:
-        refuted = verifications.filter("not format_ok").select("trajectory_id")
-        trajectories = trajectories.join(refuted, "trajectory_id", how="anti")
+    trajectories = _allowed(trajectories, verifications, given)
     if committee.alone:
         return rate_unrated(trajectories, committee.alone, given.max_trajectories)
     return rate_in_portions(trajectories, committee, budget)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What one rater has still to do, and what the next run of `rate` would do of it.
+
+    `estimate` is of the questions that are new; null for raters that ask nobody. The tie-breaker
+    is asked about what is in dispute by then: here it is what is in dispute now.
+    """
+
+    identity: Identity
+    is_tie_breaker: bool
+    unrated: int  # contents that it has not settled
+    taken_up: int  # of these, within rater_max_trajectories
+    waiting: int  # of these, submitted to a batch that is not collected yet
+    estimate: Estimate | None
+
+
+def pending(
+    trajectories: duckdb.DuckDBPyRelation,
+    verifications: duckdb.DuckDBPyRelation | None = None,
+    **settings: Any,
+) -> list[Pending]:
+    """What `rate` would do with the same arguments, rater by rater. Nobody is asked.
+
+    Ratings that wait in the journal of an interrupted or running build count as made.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+        EndpointError: something else wrote into the journal.
+    """
+    given = Settings.of(settings)
+    committee = Committee(given, lambda each: _rater(each, Budget(None)))
+    trajectories = _allowed(trajectories, verifications, given)
+    recovered = Journal(TABLE, SCHEMA, "rating_id").glance(_SETTLING)
+    taken_up, _ = chosen(trajectories, committee, recovered)
+    found = []
+    for rater in committee.raters:
+        is_tie_breaker = rater is committee.tie_breaker
+
+        def due(
+            among: duckdb.DuckDBPyRelation, rater: Rater = rater, is_last: bool = is_tie_breaker
+        ) -> Unrated:
+            if is_last:
+                among = disputed(among, committee, recovered)
+            return Unrated(among, unsettled(among, rater.identity, recovered))
+
+        unrated = len(due(trajectories))
+        some = due(taken_up)
+        estimate, waiting = rater.estimate(some) if isinstance(rater, Asking) else (None, 0)
+        found.append(Pending(rater.identity, is_tie_breaker, unrated, len(some), waiting, estimate))
+    return found
+
+
+def _allowed(
+    trajectories: duckdb.DuckDBPyRelation,
+    verifications: duckdb.DuckDBPyRelation | None,
+    settings: Settings,
+) -> duckdb.DuckDBPyRelation:
+    """The trajectories that a rater may be asked about."""
+    if not settings.skip_refuted or verifications is None:
+        return trajectories
+    refuted = verifications.filter("not format_ok").select("trajectory_id")
+    return trajectories.join(refuted, "trajectory_id", how="anti")
 
 
 def configured_raters(settings: str) -> str:

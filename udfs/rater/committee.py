@@ -199,6 +199,11 @@ class Committee:
         return self.members[0] if len(self.members) == 1 and not self.tie_breaker else None
 
     @property
+    def raters(self) -> list[Rater]:
+        """Everyone who may vote, the tie-breaker last."""
+        return [*self.members, *([self.tie_breaker] if self.tie_breaker else [])]
+
+    @property
     def limit(self) -> float | None:
         """How far scores may lie apart before the tie-breaker is asked."""
         tie_breaker = self.settings.tie_breaker
@@ -206,7 +211,7 @@ class Committee:
 
     def rows(self) -> list[dict[str, Any]]:
         """Who may vote, as rows of the view `raters`; `committee_id` stands for all of them."""
-        raters = [*self.members, *([self.tie_breaker] if self.tie_breaker else [])]
+        raters = self.raters
         first = raters[0].identity
         committee_id, name = first.rater_id, first.rate_model
         if not self.alone:
@@ -253,8 +258,8 @@ def rate_in_portions(
                 for rater in committee.members:
                     yield from _rated(rater, given, known, journal, budget)
                 if committee.tie_breaker:
-                    disputed = _disputed(given, committee, pa.concat_tables(known))
-                    yield from _rated(committee.tie_breaker, disputed, known, journal, budget)
+                    in_dispute = disputed(given, committee, pa.concat_tables(known))
+                    yield from _rated(committee.tie_breaker, in_dispute, known, journal, budget)
 
     return journal.stream(make)
 
@@ -278,14 +283,26 @@ def _portions(
     trajectories: duckdb.DuckDBPyRelation, committee: Committee, recovered: pa.Table
 ) -> Iterator[pa.Table]:
     """The trajectories about which anyone has still to be asked, one for each content."""
+    rows, left = chosen(trajectories, committee, recovered)
+    for batch in rows.to_arrow_reader(_PORTION_ROWS):
+        yield pa.Table.from_batches([batch])
+    say_left(left)
+
+
+def chosen(
+    trajectories: duckdb.DuckDBPyRelation, committee: Committee, recovered: pa.Table
+) -> tuple[duckdb.DuckDBPyRelation, int]:
+    """The trajectories that a run takes up, one for each content; and how many it leaves because
+    of `rater_max_trajectories`."""
     due = [unsettled(trajectories, rater.identity, recovered) for rater in committee.members]
     if committee.tie_breaker:
-        disputed = _disputed(trajectories, committee, recovered)
-        due.append(unsettled(disputed, committee.tie_breaker.identity, recovered))
+        in_dispute = disputed(trajectories, committee, recovered)
+        due.append(unsettled(in_dispute, committee.tie_breaker.identity, recovered))
     wanted = pa.concat_tables(due)  # DuckDB finds the table by this name
     most = committee.settings.max_trajectories
+    # Neither `given` nor `all_given`: these are names that others give what comes of it.
     rows = trajectories.query(
-        "given",
+        "everything_given",
         f"""
         with chosen as (
             select
@@ -297,18 +314,16 @@ def _portions(
             limit {"all" if most is None else most}
         )
 
-        select given.* replace (chosen.score as score)
-        from given
+        select everything_given.* replace (chosen.score as score)
+        from everything_given
         inner join chosen using (trajectory_id)
         """,
     )
-    for batch in rows.to_arrow_reader(_PORTION_ROWS):
-        yield pa.Table.from_batches([batch])
-    if most is not None:
-        say_left(max(0, pc.count_distinct(wanted["trajectory_id"]).as_py() - most))
+    count = pc.count_distinct(wanted["trajectory_id"]).as_py()
+    return rows, 0 if most is None else max(0, count - most)
 
 
-def _disputed(
+def disputed(
     trajectories: duckdb.DuckDBPyRelation, committee: Committee, recovered: pa.Table
 ) -> duckdb.DuckDBPyRelation:
     """The trajectories on which the members' scores lie further apart than the limit.
@@ -317,7 +332,7 @@ def _disputed(
     """
     ids = ", ".join(f"'{rater.identity.rater_id}'" for rater in committee.members)
     # `given` is the name that others give what comes of it.
-    disputed = trajectories.query(  # noqa: F841  DuckDB finds it by this name
+    contents = trajectories.query(  # noqa: F841  DuckDB finds it by this name
         "all_given",
         f"""
         with known as (
@@ -345,5 +360,5 @@ def _disputed(
         """,
     ).to_arrow_table()
     return trajectories.query(
-        "all_given", "select all_given.* from all_given semi join disputed using (content_sha256)"
+        "all_given", "select all_given.* from all_given semi join contents using (content_sha256)"
     )

@@ -24,13 +24,13 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import duckdb
 import pyarrow as pa
 
 from udfs import lake
-from udfs.llm import Journal
+from udfs.llm import Estimate, Journal
 from udfs.llm.progress import say
 
 TABLE = "ratings"
@@ -116,6 +116,15 @@ class Rater(Protocol):
 
     def rate(self, unrated: Unrated, journal: Journal) -> Iterator[pa.RecordBatch]:
         """Rate everything in `unrated`, in ledger rows (`SCHEMA`), as they come."""
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A rater that asks someone who may want money for it."""
+
+    def estimate(self, unrated: Unrated) -> tuple[Estimate, int]:
+        """What the new questions will take, and how many are with a batch already."""
         ...
 
 

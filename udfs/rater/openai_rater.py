@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from udfs.llm import Asker, Budget, Endpoint, Journal, batch
+from udfs.llm import Asker, Budget, Endpoint, Estimate, Journal, batch
 from udfs.rater.judge import Judge
-from udfs.rater.ledger import Identity, Unrated, record_batch
+from udfs.rater.ledger import TABLE, Identity, Unrated, record_batch
 
 # Trajectories read from the lake at a time.
 _READ_ROWS = 16
@@ -46,10 +46,9 @@ class OpenAIRater:
         identity = self.identity
 
         def announcement(count: int) -> Iterator[str]:
-            per_trajectory = unrated.characters() // len(unrated) + self._judge.template.characters
             name = f"rater openai ({identity.prompt_version})"
             yield from self._endpoint.announcement(
-                name, count, "trajectories", count * per_trajectory
+                name, count, "trajectories", self._characters(unrated, count)
             )
 
         for rows in batch.run(
@@ -64,6 +63,21 @@ class OpenAIRater:
             budget=self._budget,
         ):
             yield record_batch(rows)
+
+    def estimate(self, unrated: Unrated) -> tuple[Estimate, int]:
+        """What the judge would be asked now, and how many questions are with it already.
+
+        Nothing is sent. Those that wait in a batch are paid for, and are not asked again.
+        """
+        keys = {self.identity.rating_id(*key) for key in unrated.attempts()}
+        waiting = len(batch.submitted(TABLE, keys))
+        count = len(unrated) - waiting
+        characters = self._characters(unrated, count) if count else 0
+        return self._endpoint.estimate(count, characters), waiting
+
+    def _characters(self, unrated: Unrated, count: int) -> int:
+        """The length of so many prompts, all trajectories taken to be as long as the mean."""
+        return count * (unrated.characters() // len(unrated) + self._judge.template.characters)
 
     async def _rating(self, asker: Asker, trajectory: dict[str, Any]) -> dict[str, Any]:
         answer = await self._judge.rate(asker, trajectory)

@@ -1,6 +1,6 @@
 """The order of training against `datasets.interleave_datasets` with `split_dataset_by_node`.
 
-    pytest -s tests/bench/test_plan.py
+    pytest -s tests/bench/test_plan_order.py
 
 One lake of 24 sources. Ours: the plan, exported, read by rank r of w as positions ≡ r (mod w).
 The peer's: the same rows as one streaming dataset a source, in eight files each so that eight
