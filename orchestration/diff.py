@@ -40,7 +40,7 @@ from rich.table import Table
 from sqlglot import exp
 
 from orchestration.manifests import Exported, find_export
-from orchestration.shown import AsJson, cut, line, print_json_with_rows
+from orchestration.printing import AsJson, cut, line, print_json_with_rows
 from udfs import lake
 from udfs.errors import ConfigError, LakeError
 from udfs.lake import VARS, load_delta_extension, sql_text

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from orchestration.manifests import Exported, manifest_files
-from orchestration.shown import AsJson, cut, line, print_json
+from orchestration.printing import AsJson, cut, line, print_json
 from udfs import lake
 from udfs.errors import ConfigError, LakeError
 from udfs.lake import sql_text
@@ -199,6 +199,7 @@ def explain_command(
 ) -> None:
     """Where a trajectory is from, what was found in it, and what came of it."""
     with lake.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
         explained = explain(connection, trajectory)
     if as_json:
         print_json(_as_json(explained))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -19,8 +19,12 @@ from rich.text import Text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a script, and nothing else.")]
 
-# Controls but for tab and line feed. Records of strangers hold them, and a terminal obeys them.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Records of strangers hold what a terminal obeys, or does not show: controls, formats (of no width,
+# changes of direction, tags), surrogates, private and unassigned characters, separators of lines
+# and paragraphs, by Unicode's General_Category; and letters and selectors that show nothing.
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_BLANK = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10))}
+_BLANK |= {*map(chr, range(0x180B, 0x1810)), *map(chr, range(0xE0100, 0xE01F0))}
 
 
 def table(title: str) -> Table:
@@ -29,9 +33,37 @@ def table(title: str) -> Table:
 
 
 def text(value: object) -> Text:
-    """A value as a cell or line: never markup, never a terminal's command; nothing for None."""
-    shown = "" if value is None else str(value)
-    return Text(_CONTROLS.sub(lambda found: repr(found.group())[1:-1], shown))
+    """A value as a cell or lines: never markup, never a terminal's command; nothing for None."""
+    return Text("" if value is None else harmless(str(value), keep="\t\n"))
+
+
+def line(value: object, style: str = "") -> Text:
+    """The same as one line: its breaks are written out, too."""
+    return Text("" if value is None else harmless(str(value)), style=style)
+
+
+def harmless(text: str, keep: str = "") -> str:
+    """A text with everything that cannot be seen written out, as in `\\x1b` or `\\u202e`.
+
+    Args:
+        text: any text.
+        keep: characters that stay as they are.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(each if each in keep else _written_out(each) for each in text)
+
+
+def _written_out(character: str) -> str:
+    if unicodedata.category(character) in _UNSEEN:
+        return repr(character)[1:-1]
+    return f"\\u{ord(character):04x}" if character in _BLANK else character
+
+
+def cut(text: str, most: int) -> str:
+    """A text's beginning, with what was left out told."""
+    left_out = len(text) - most
+    return text if left_out <= 0 else f"{text[:most]} … ({left_out:,} more characters)"
 
 
 def note(line: str) -> None:
@@ -51,6 +83,18 @@ def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
         sys.stdout.write(f"{before}{json.dumps(plain(row), ensure_ascii=False, allow_nan=False)}")
         before = ",\n"
     sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def print_json_with_rows(head: Mapping[str, Any], name: str, rows: Iterable[Any]) -> None:
+    """Print a JSON object whose last item is an array, one row a line, as the rows come."""
+    begun = json.dumps(plain(head), indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(f"{begun.removesuffix(chr(10) + '}')},\n  {json.dumps(name)}: [")
+    separator = "\n"
+    for row in rows:
+        as_json = json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+        sys.stdout.write(f"{separator}    {as_json}")
+        separator = ",\n"
+    sys.stdout.write("\n  ]\n}\n")
 
 
 def plain(value: object) -> Any:

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from orchestration.export import code_version, export
 from orchestration.manifests import Exported, find_export
-from orchestration.shown import AsJson, line, print_json
+from orchestration.printing import AsJson, line, print_json
 from udfs import lake
 from udfs.errors import ConfigError, ExportError
 from udfs.lake import INPUTS, VARS, Pins, load_delta_extension, sql_text

@@ -26,7 +26,7 @@ from pathlib import Path
 import duckdb
 
 from udfs.errors import LakeError
-from udfs.lake import load_delta_extension, sql_text, table_names, table_path
+from udfs.lake import load_delta_extension, table_names, table_scan
 from udfs.settings import database_file, lake_root
 
 # A write takes milliseconds, so a second look nearly always finds the file at rest.
@@ -78,10 +78,7 @@ def open_lake(report: Callable[[str], None] = _on_stderr) -> duckdb.DuckDBPyConn
     }
     for name in tables:
         if name not in known:  # not built into views yet
-            connection.execute(
-                f'create temp view "{name}" as '
-                f"select * from delta_scan({sql_text(table_path(name))})"
-            )
+            connection.execute(f'create temp view "{name}" as select * from {table_scan(name)}')
     connection.execute("set timezone = 'UTC'")
     return connection
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from orchestration.printing import plain, print_json_rows, text
+from orchestration.printing import line, plain, print_json_rows, text
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,7 @@ def test_rows_are_one_array_with_a_row_a_line(
 
 def test_text_is_neither_markup_nor_a_terminals_command() -> None:
     assert text("[red]x[/] \x1b[2J\x9b1m\ttab").plain == r"[red]x[/] \x1b[2J\x9b1m" + "\ttab"
-    assert text(None).plain == ""
+    assert text("a\u202eb\u200d\U000e0041\ufe0f").plain == r"a\u202eb\u200d\U000e0041\ufe0f"
+    assert text("é 你 😀").plain == "é 你 😀"
+    assert text("a\nb").plain == "a\nb" and line("a\nb").plain == r"a\nb"
+    assert text(None).plain == line(None).plain == ""
