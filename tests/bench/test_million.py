@@ -1,76 +1,103 @@
-"""A million trajectories through the whole house: all of them, then 1% more, then nothing new.
+"""A million trajectories through curation, plan and export: all, then 1% more, then nothing new.
 
     make bench
     ROWS=100000 pytest -s tests/bench/test_million.py
 
-The trajectories of `_synthetic` are written as files of chat messages with tool calls, a folder a
-source, and built by `dbt build` with all its tests, from raw bytes to the plan, then exported.
-The peak is the sum over all processes of the build. Beside it, in the same run and over the same
-lines: `json.loads` + `json.dumps` in one Python process.
+The trajectories of `_synthetic` and a score for each lie in the lake to begin with, as landing,
+standardizer and rater leave them there (`test_growth` measures these). Everything after them is
+built by `dbt build` with all its tests, then exported. The peak is the sum over all processes.
+Beside it, in the same run: `json.loads` + `json.dumps` of the exported conversations in one Python
+process.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-import orjson
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
-from _synthetic import benchmark_questions, trajectories
+from _synthetic import benchmark_questions, reader, trajectories
+from deltalake import WriterProperties, write_deltalake
 from rich.console import Console
 from rich.table import Table
-from test_growth import LOADS_AND_DUMPS, measure
+from test_growth import LOADS_AND_DUMPS, PROJECT, measure
 
-PROJECT = Path(__file__).resolve().parents[2]
+from udfs import lake
+from udfs.rater import RulesRater, calibration
+
 ROWS = int(os.environ.get("ROWS", "1000000"))
 
 
-def messages(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A trajectory as OpenAI's messages."""
-    told: list[dict[str, Any]] = [{"role": "system", "content": row["system_prompt"]}]
-    for step in row["steps"]:
-        if step["input"]:
-            told.append({"role": "user", "content": step["input"]})
-        calls = [
-            {
-                "id": call["call_id"],
-                "type": "function",
-                "function": {"name": call["name"], "arguments": call["arguments"]},
-            }
-            for call in step["tool_calls"]
-        ]
-        said: dict[str, Any] = {"role": "assistant", "content": step["output"]}
-        told.append(said | {"tool_calls": calls} if calls else said)
-        told += [
-            {"role": "tool", "tool_call_id": seen["call_id"], "content": seen["content"]}
-            for seen in step["observations"]
-        ]
-    return told
+MODELS = (
+    *("recipes", "recipe_sources", "recipe_quotas", "benchmark_items", "conversations"),
+    *("verifications", "raters", "committee_ratings", "rated_trajectories", "task_keys"),
+    *("models/curation", "models/marts"),
+)
+WRITER = WriterProperties(compression="ZSTD", max_row_group_size=65_536)
+RATING = pa.schema(
+    [
+        ("rating_id", pa.string()),
+        ("content_sha256", pa.string()),
+        ("rater_id", pa.string()),
+        ("rater", pa.string()),
+        ("rate_model", pa.string()),
+        ("rate_parameters", pa.string()),
+        ("rater_score", pa.float64()),
+        ("explanation", pa.string()),
+        ("status", pa.string()),
+        ("cost_usd", pa.float64()),
+        ("shown_share", pa.float64()),
+        ("attempt", pa.int32()),
+        ("rated_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+RECORD = pa.schema([("raw_record_id", pa.string()), ("source", pa.string())])
 
 
-def write_raw(folder: Path, rows: int, start: int) -> None:
-    """Rows `start` to `start + rows - 1` as one file in each source's folder."""
-    files = {}
-    for batch in trajectories(rows, start=start):
-        for row in batch.to_pylist():
-            if row["source"] not in files:
-                (folder / row["source"]).mkdir(parents=True, exist_ok=True)
-                files[row["source"]] = (folder / row["source"] / f"{start}.jsonl").open("wb")
-            record = {
-                "task_id": row["task_id"],
-                "model": row["model_name"],
-                "score": row["score"],
-                "tools": orjson.loads(row["tools"]),
-                "messages": messages(row),
-            }
-            files[row["source"]].write(orjson.dumps(record) + b"\n")
-    for file in files.values():
-        file.close()
+def rated(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A rating for each trajectory: 1.25 to 5, four in five of them 4 or more."""
+    rows = batch.num_rows
+    scores = pc.if_else(
+        pc.less(batch["score"], 0.2), pc.add(pc.multiply(batch["score"], 10), 1.25), 4.5
+    )
+    columns = {
+        "rating_id": batch["content_sha256"],
+        "content_sha256": batch["content_sha256"],
+        "rater_id": pa.repeat(RulesRater().identity.rater_id, rows),
+        "rater": pa.repeat("rules", rows),
+        "rate_model": pa.repeat("rules", rows),
+        "rate_parameters": pa.repeat("{}", rows),
+        "rater_score": scores,
+        "status": pa.repeat("ok", rows),
+        "attempt": pa.repeat(pa.scalar(1, pa.int32()), rows),
+        "rated_at": batch["ingested_at"],
+    }
+    return pa.RecordBatch.from_arrays(
+        [columns.get(f.name, pa.nulls(rows, f.type)).cast(f.type) for f in RATING], schema=RATING
+    )
+
+
+def put(folder: Path, rows: int, start: int) -> None:
+    """Add trajectories `start` to `start + rows - 1`, with their records and ratings."""
+    streams = {
+        "trajectories": reader(rows, start=start),
+        "ratings": pa.RecordBatchReader.from_batches(
+            RATING, (rated(batch) for batch in trajectories(rows, start=start))
+        ),
+        "raw_records": pa.RecordBatchReader.from_batches(
+            RECORD, (batch.select(RECORD.names) for batch in trajectories(rows, start=start))
+        ),
+        "rating_calibrations": calibration.SCHEMA.empty_table().to_reader(),
+        "quarantine": RECORD.empty_table().to_reader(),
+    }
+    for name, stream in streams.items():
+        write_deltalake(folder / name, stream, mode="append", writer_properties=WRITER)
 
 
 def floors(target: Path) -> dict[str, float]:
@@ -93,9 +120,8 @@ def slowest(target: Path, most: int = 12) -> str:
 
 
 def test_a_million_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw, target, benchmarks = (tmp_path / name for name in ("raw", "target", "benchmarks"))
+    target, benchmarks = (tmp_path / name for name in ("target", "benchmarks"))
     for name, place in {
-        "TRAJLAKE_RAW": raw,
         "TRAJLAKE_LAKE": tmp_path / "lake",
         "TRAJLAKE_EXPORTS": tmp_path / "exports",
         "TRAJLAKE_DB": tmp_path / "trajlake.duckdb",
@@ -109,16 +135,23 @@ def test_a_million_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (benchmarks / "questions.jsonl").write_text(
         "".join(json.dumps({"question": question}) + "\n" for question in benchmark_questions())
     )
-    write_raw(raw, ROWS, 0)
-    size = sum(file.stat().st_size for file in raw.rglob("*.jsonl"))
+    put(tmp_path / "lake", ROWS, 0)
+    with duckdb.connect(str(tmp_path / "trajlake.duckdb")) as connection:
+        lake.load_delta_extension(connection)
+        for name in lake.table_names():
+            path = lake.sql_text(lake.table_path(name))
+            connection.execute(f"create view {name} as select * from delta_scan({path})")
+    size = sum(file.stat().st_size for file in (tmp_path / "lake" / "trajectories").rglob("*"))
     console = Console(width=130)
-    table = Table(title=f"{ROWS:,} trajectories, {size / 1e6:,.0f} MB", title_justify="left")
-    names = ("bronze", "core", "rating", "curation", "marts", "tests, seeds")
+    table = Table(
+        title=f"{ROWS:,} trajectories, {size / 1e6:,.0f} MB as a Delta table", title_justify="left"
+    )
+    names = ("core", "rating", "curation", "marts", "tests, seeds")
     for column in ("", "seconds", "peak MB", *names):
         table.add_column(column, justify="right")
 
     def build(name: str) -> float:
-        seconds, peak = measure(["dbt", "build", "--quiet"])
+        seconds, peak = measure(["dbt", "build", "--quiet", "--select", *MODELS])
         by_floor = floors(target)
         table.add_row(
             name, f"{seconds:.1f}", f"{peak:,.0f}", *(f"{by_floor[each]:.1f}" for each in names)
@@ -132,13 +165,16 @@ def test_a_million_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     full = build("everything")
     export("export")
-    write_raw(raw, ROWS // 100, ROWS)
+    put(tmp_path / "lake", ROWS // 100, ROWS)
     more = build("1% new")
     export("export of it")
     nothing = build("nothing new")
     lines = tmp_path / "all.jsonl"
-    with lines.open("wb") as out:
-        subprocess.run(["cat", *map(str, sorted(raw.rglob("*.jsonl")))], stdout=out, check=True)
+    with lake.connect() as connection:
+        connection.execute(
+            f"copy (select messages, tools from conversations) to {lake.sql_text(str(lines))} "
+            "(format json)"
+        )
     seconds, peak = measure(
         [sys.executable, "-c", LOADS_AND_DUMPS, str(lines), str(tmp_path / "out")]
     )
