@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestration.record_fields import described_layout
 from orchestration.printing import AsJson, note, print_json, size_text, table, text
+from orchestration.record_fields import described_layout
 from udfs.errors import ConfigError, LakeError
 from udfs.landing.files import RawFile, list_files
 from udfs.settings import raw_folder

@@ -24,6 +24,10 @@ from orchestration.export.source import Source
 from udfs.errors import ExportError
 from udfs.lake import INPUTS, load_delta_extension, open_table, rows_version, sql_text, table_path
 
+# Tables whose later versions have all that earlier ones had. One that adds nothing makes no new
+# version, so what goes back to it may name an earlier version for good.
+_GROWING = frozenset({"raw_records", "trajectories", "conversations"})
+
 # What DuckDB may hold of the rows it sorts; the rest is on disk.
 _MEMORY_LIMIT = "2GB"
 
@@ -51,8 +55,8 @@ def code_version() -> str:
 def table_versions(source: Source) -> dict[str, int]:
     """The newest version of what rows are made from, and the versions of all that it goes back to.
 
-    A table that only grows may have been read twice, at different versions; then the later one
-    counts. Quarantine is not among them: nothing of it comes into an export. A table that is read
+    A table that only grows may have been read at different versions; then the latest counts.
+    Quarantine is not among them: nothing of it comes into an export. A table that is read
     but that the chosen one does not go back to is read at its newest version.
 
     Raises:
@@ -68,7 +72,8 @@ def table_versions(source: Source) -> dict[str, int]:
     found: dict[str, int] = {}
     pending = [(root, table.version())]
     for name, at in pending:
-        if name in source.reads and found.get(name, at) != at:
+        is_read = name in source.reads and name not in _GROWING
+        if is_read and found.get(name, at) != at:
             raise ExportError(
                 f"The {source.what} was made from versions {found[name]} and {at} of {name} at "
                 "once: the last build left something out. Run `dbt build`, then export again."

@@ -311,6 +311,16 @@ def test_samples_of_older_verdicts_than_the_plans_are_refused(changing: Workspac
         export("default")
 
 
+def test_tables_that_added_nothing_keep_no_layout_from_being_written(changing: Workspace) -> None:
+    """Without a benchmark, `benchmark_checks` stays what it was when new runs come in."""
+    changing.write_trajectories([conversation(number) for number in range(25)])
+    changing.build()
+    for layout in ("sft", "agentohana", "atif"):
+        manifest = export("default", layout).manifest
+        assert manifest["tables"]["trajectories"] == 1
+        assert manifest["tables"]["benchmark_checks"] == 0
+
+
 def test_a_folder_of_somebody_else_is_not_touched(folder: Path) -> None:
     (folder / "default").mkdir(parents=True)
     (folder / "default" / "notes.txt").write_text("mine")
