@@ -36,8 +36,6 @@ shuffled as (
         source,
         sft_samples.trajectory_id,
         sft_samples.estimated_tokens,
-        repeated.epochs,
-        repeated.run_quota,
         repeated.pass,
         (repeated.pass - 1) * repeated.trajectories + row_number() over (
             partition by recipe, source, repeated.pass
@@ -51,53 +49,24 @@ shuffled as (
 
 ),
 
-dated as (
+numbered as (
 
     select
         *,
-        {{ div("turn * epochs", "run_quota") }} + 1 as epoch,
-    from shuffled
-    where turn < run_quota
+        row_number() over (partition by recipe order by source) as source_number,
+        sum(run_quota) over (partition by recipe) as run_positions,
+    from source_quotas
+    where run_quota > 0
 
 ),
 
-shared_out as (
+woven as (
 
     select
         recipe,
-        epoch,
-        source,
-        min(turn) as first_turn,
-        count(*) as quota,
-        row_number() over (partition by recipe, epoch order by source) as source_number,
-    from dated
-    group by recipe, epoch, source
-
-),
-
-epochs_woven as (
-
-    select
-        recipe,
-        epoch,
-        interleave({{ ordered_list("quota", ["source_number"]) }}) as places,
-        sum(quota) as epoch_quota,
-    from shared_out
-    group by recipe, epoch
-
-),
-
-chained as (
-
-    select
-        *,
-        cast(coalesce(sum(epoch_quota) over earlier, 0) as bigint) as epoch_start,
-    from epochs_woven
-    window
-        earlier as (
-            partition by recipe order by epoch
-            rows between unbounded preceding and 1 preceding
-        )
+        interleave({{ ordered_list("run_quota", ["source_number"]) }}) as source_numbers,
+    from numbered
+    group by recipe
 
 ),
 
@@ -105,10 +74,8 @@ unwoven as (
 
     select
         recipe,
-        epoch,
-        epoch_start,
-        {{ each_with_place("places", "source_number", "place") }},
-    from chained
+        {{ each_with_place("source_numbers", "source_number", "position") }},
+    from woven
 
 ),
 
@@ -116,12 +83,9 @@ turns_placed as (
 
     select
         recipe,
-        epoch,
         source_number,
-        epoch_start + place as position,
-        row_number() over (
-            partition by recipe, epoch, source_number order by place
-        ) - 1 as turn_in_epoch,
+        position,
+        row_number() over (partition by recipe, source_number order by position) - 1 as turn,
     from unwoven
 
 ),
@@ -129,25 +93,22 @@ turns_placed as (
 placed as (
 
     select
-        dated.recipe,
-        dated.epoch,
-        dated.source,
-        dated.trajectory_id,
-        dated.estimated_tokens,
-        dated.pass,
+        shuffled.recipe,
+        {{ div("turns_placed.position * numbered.epochs", "numbered.run_positions") }} + 1
+            as epoch,
+        shuffled.source,
+        shuffled.trajectory_id,
+        shuffled.estimated_tokens,
+        shuffled.pass,
         turns_placed.position,
-    from dated
-    inner join shared_out
-        on
-            dated.recipe = shared_out.recipe
-            and dated.epoch = shared_out.epoch
-            and dated.source = shared_out.source
+    from shuffled
+    inner join numbered
+        on shuffled.recipe = numbered.recipe and shuffled.source = numbered.source
     inner join turns_placed
         on
-            dated.recipe = turns_placed.recipe
-            and dated.epoch = turns_placed.epoch
-            and shared_out.source_number = turns_placed.source_number
-            and dated.turn - shared_out.first_turn = turns_placed.turn_in_epoch
+            shuffled.recipe = turns_placed.recipe
+            and numbered.source_number = turns_placed.source_number
+            and shuffled.turn = turns_placed.turn
 
 ),
 

@@ -42,6 +42,7 @@ SOURCES = [
     entry("weighted", weight=0.5),
     entry("weighted", "big_00", weight=1.25),
     entry("weighted", "big_01", weight=0),
+    entry("weighted", "small_11", weight=0.01),  # less than half a position
     entry("levelled", max_repeats=1000),
     entry("capped", weight=1, max_repeats=2),
     entry("capped", "big_11", weight=7, max_repeats=2),
