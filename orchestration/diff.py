@@ -228,7 +228,7 @@ class Comparison:
                 try:
                     self._connection.execute(
                         f"create view {name}_{side} as select * from "
-                        f"delta_scan({sql_text(path)}, version => {version})"
+                        f"{lake.path_scan(path, version)}"
                     )
                 except duckdb.Error as error:
                     raise LakeError(

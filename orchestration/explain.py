@@ -21,7 +21,6 @@ from orchestration.manifests import Exported, manifest_files
 from orchestration.printing import AsJson, cut, line, print_json
 from udfs import lake
 from udfs.errors import ConfigError, LakeError
-from udfs.lake import sql_text
 from udfs.pinning import read_manifest
 from udfs.settings import exports_folder, lake_root
 
@@ -334,12 +333,12 @@ def _in_export(
         version = export.tables.get(table)
         if version is None or table not in tables:
             continue
-        path = sql_text(lake.table_path(table))
+        scan = lake.path_scan(lake.table_path(table), version)
         found += _rows(
             connection,
             f"""
             select split, {columns}
-            from delta_scan({path}, version => {version})
+            from {scan}
             where recipe = $recipe and {condition}
             group by split
             order by split desc

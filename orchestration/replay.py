@@ -32,7 +32,7 @@ from orchestration.manifests import Exported, find_export
 from orchestration.printing import AsJson, line, print_json
 from udfs import lake
 from udfs.errors import ConfigError, ExportError
-from udfs.lake import INPUTS, VARS, Pins, load_delta_extension, sql_text
+from udfs.lake import INPUTS, VARS, Pins, load_delta_extension, path_scan
 from udfs.pinning import pins_of, recorded_at
 from udfs.settings import database_file, lake_root
 
@@ -356,7 +356,7 @@ def _reasons(plan: _Plan, now: Mapping[str, Any], folder: Path) -> list[str]:
 def _other_rows(name: str, version: int, then_path: str, now_path: str, recipe: str) -> list[str]:
     """How many rows of a recipe are only in one of two versions of a table, in words."""
     scans = [
-        f"select * from delta_scan({sql_text(path)}, version => {version}) where recipe = $recipe"
+        f"select * from {path_scan(path, version)} where recipe = $recipe"
         for path in (then_path, now_path)
     ]
     with duckdb.connect() as connection:

@@ -189,9 +189,13 @@ def table_path(name: str) -> str:
 
 def table_scan(name: str) -> str:
     """What SQL reads a table by: at its newest version, or the one that it is pinned to."""
-    version = pins().versions.get(name)
-    path = sql_text(table_path(name))
-    return f"delta_scan({path})" if version is None else f"delta_scan({path}, version => {version})"
+    return path_scan(table_path(name), pins().versions.get(name))
+
+
+def path_scan(path: str, version: int | None = None) -> str:
+    """What SQL reads the Delta table at a path by: at a version, or at its newest."""
+    at = "" if version is None else f", version => {version}"
+    return f"delta_scan({sql_text(path)}{at})"
 
 
 def open_table(name: str) -> DeltaTable | None:

@@ -98,16 +98,7 @@ _PAIR = {
     "chosen_value, rejected_value": "that score of each",
 }
 _PAIR_COLUMNS = (
-    "position",
-    "pair_id",
-    "level",
-    "task_key",
-    "source",
-    "chosen_id",
-    "rejected_id",
-    "margin_on",
-    "chosen_value",
-    "rejected_value",
+    *rows.PAIR_COLUMNS,
     "prefix_steps",
     "chosen_last_step",
     "rejected_last_step",

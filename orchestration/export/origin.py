@@ -22,7 +22,7 @@ import duckdb
 from orchestration.export.layouts import Layout
 from orchestration.export.source import Source
 from udfs.errors import ExportError
-from udfs.lake import INPUTS, load_delta_extension, open_table, rows_version, sql_text, table_path
+from udfs.lake import INPUTS, load_delta_extension, open_table, path_scan, rows_version, table_path
 
 # Tables whose later versions have all that earlier ones had. One that adds nothing makes no new
 # version, so what goes back to it may name an earlier version for good.
@@ -116,8 +116,7 @@ def connect(source: Source, versions: Mapping[str, int]) -> duckdb.DuckDBPyConne
         path = table_path(name)
         try:
             connection.execute(
-                f"create view {name} as select * from "
-                f"delta_scan({sql_text(path)}, version => {versions[name]})"
+                f"create view {name} as select * from {path_scan(path, versions[name])}"
             )
         except duckdb.Error as error:
             raise ExportError(

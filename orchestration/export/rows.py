@@ -58,7 +58,7 @@ _PROMPT_CHOSEN = pa.schema(
         ("weight", pa.float64()),
     ]
 )
-_PAIR = (
+PAIR_COLUMNS = (
     "position",
     "pair_id",
     "level",
@@ -210,7 +210,7 @@ def dpo(rows: pa.Table) -> tuple[pa.Table, Noted]:
     }
     differ = sum(prompts[i] != others[i] for i in range(rows.num_rows))
     noted = {"pairs_whose_prompts_differ": differ} if differ else {}
-    return pa.table({name: rows[name] for name in _PAIR} | parts), noted
+    return pa.table({name: rows[name] for name in PAIR_COLUMNS} | parts), noted
 
 
 def reward(rows: pa.Table) -> tuple[pa.Table, Noted]:
@@ -224,7 +224,9 @@ def reward(rows: pa.Table) -> tuple[pa.Table, Noted]:
         side: _parts(rows[f"{side}_messages"], [(0, end) for _, end in _bounds(rows, side)])
         for side in ("chosen", "rejected")
     }
-    return pa.table({name: rows[name] for name in _PAIR} | parts | {"tools": rows["tools"]}), {}
+    return pa.table(
+        {name: rows[name] for name in PAIR_COLUMNS} | parts | {"tools": rows["tools"]}
+    ), {}
 
 
 def _bounds(rows: pa.Table, side: str) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from udfs.curation.personal_data import redact
 from udfs.errors import LakeError
-from udfs.lake import open_table, sql_text, table_names, table_path
+from udfs.lake import open_table, path_scan, table_names, table_path
 from udfs.settings import lake_root
 from udfs.views import open_lake
 
@@ -675,7 +675,7 @@ class Lake:
             self.findings.versions[name] = table.version()
             self._connection.execute(
                 f"create or replace temp view {name} as select * from "
-                f"delta_scan({sql_text(table_path(name))}, version => {table.version()})"
+                f"{path_scan(table_path(name), table.version())}"
             )
 
     def __enter__(self) -> Lake:
