@@ -22,6 +22,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+from _curation_fixtures import RATING, RECORD
 from _synthetic import benchmark_questions, reader, trajectories
 from deltalake import WriterProperties, write_deltalake
 from rich.console import Console
@@ -40,24 +43,6 @@ MODELS = (
     *("models/curation", "models/marts"),
 )
 WRITER = WriterProperties(compression="ZSTD", max_row_group_size=65_536)
-RATING = pa.schema(
-    [
-        ("rating_id", pa.string()),
-        ("content_sha256", pa.string()),
-        ("rater_id", pa.string()),
-        ("rater", pa.string()),
-        ("rate_model", pa.string()),
-        ("rate_parameters", pa.string()),
-        ("rater_score", pa.float64()),
-        ("explanation", pa.string()),
-        ("status", pa.string()),
-        ("cost_usd", pa.float64()),
-        ("shown_share", pa.float64()),
-        ("attempt", pa.int32()),
-        ("rated_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
-RECORD = pa.schema([("raw_record_id", pa.string()), ("source", pa.string())])
 
 
 def rated(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -55,8 +55,8 @@ EVERY_SOURCE = {
 }
 
 _TRAJECTORY_COLUMNS = FILTER_COLUMNS.names[: FILTER_COLUMNS.names.index("ingested_at") + 1]
-_RECORD = pa.schema([("raw_record_id", pa.string()), ("source", pa.string())])
-_RATING = pa.schema(
+RECORD = pa.schema([("raw_record_id", pa.string()), ("source", pa.string())])
+RATING = pa.schema(
     [
         ("rating_id", pa.string()),
         ("content_sha256", pa.string()),
@@ -194,14 +194,14 @@ class Workspace:
             [*trajectories.select(["trajectory_id", "content_sha256"]).columns, *found.flatten()],
             ["trajectory_id", "content_sha256", *VERIFICATION.names],
         )
-        quarantine = pa.Table.from_pylist(list(refused), _RECORD)
+        quarantine = pa.Table.from_pylist(list(refused), RECORD)
         tables = {
             "trajectories": trajectories.select(_TRAJECTORY_COLUMNS),
             "verifications": verifications,
             "rating_calibrations": calibration.SCHEMA.empty_table(),
             "quarantine": quarantine,
-            "raw_records": pa.concat_tables([trajectories.select(_RECORD.names), quarantine]),
-            "ratings": pa.Table.from_pylist(list(ratings.values()), _RATING),
+            "raw_records": pa.concat_tables([trajectories.select(RECORD.names), quarantine]),
+            "ratings": pa.Table.from_pylist(list(ratings.values()), RATING),
         }
         with duckdb.connect(self.environment["TRAJLAKE_DB"]) as connection:
             load_delta_extension(connection)
