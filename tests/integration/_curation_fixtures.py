@@ -219,9 +219,9 @@ class Workspace:
         models = ("benchmark_items", "conversations", *rating, "curation", "marts")
         return self._dbt("build", *seeds, *models, ok=ok, variables=variables)
 
-    def run(self, *models: str) -> None:
+    def run(self, *models: str, variables: Mapping[str, Any] | None = None) -> None:
         """Build some models, without their tests, as a build does that is under way."""
-        self._dbt("run", *models, ok=True)
+        self._dbt("run", *models, ok=True, variables=variables)
 
     def _dbt(
         self,

@@ -27,16 +27,14 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def build(
-    workspace: Workspace, rows: list[dict[str, Any]], variables: str = "{}"
-) -> dict[str, int]:
+def build(workspace: Workspace, rows: list[dict[str, Any]]) -> dict[str, int]:
     """Make trajectories what is given, build; gives each table's version."""
     workspace.write_trajectories(rows)
-    return rebuild(workspace, variables)
+    return rebuild(workspace)
 
 
-def rebuild(workspace: Workspace, variables: str = "{}") -> dict[str, int]:
-    workspace.run(*MODELS, "--vars", variables)
+def rebuild(workspace: Workspace, similarity: float = 0.8) -> dict[str, int]:
+    workspace.run(*MODELS, variables={"near_duplicate_similarity": similarity})
     return {name: DeltaTable(workspace.lake / name).version() for name in MODELS}
 
 
@@ -130,7 +128,7 @@ def test_another_threshold_builds_anew(workspace: Workspace) -> None:
     ]
     build(workspace, rows)
     assert clusters(workspace) == {frozenset({3, 4})}
-    rebuild(workspace, "{near_duplicate_similarity: 0.6}")
+    rebuild(workspace, 0.6)
     pairs = workspace.query("select content_sha256 from near_duplicates where similarity < 0.8")
     assert len(pairs) == 2
     rebuild(workspace)
@@ -140,4 +138,4 @@ def test_another_threshold_builds_anew(workspace: Workspace) -> None:
 def test_a_threshold_that_cannot_be_used_ends_the_build(workspace: Workspace) -> None:
     workspace.write_trajectories([run_of(1, words("a"))])
     with pytest.raises(AssertionError, match=r"near_duplicate_similarity is 8\.0\. Set a number"):
-        rebuild(workspace, "{near_duplicate_similarity: 8}")
+        rebuild(workspace, 8)
