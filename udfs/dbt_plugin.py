@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -84,9 +86,7 @@ class Plugin(BasePlugin):
         if last.get(lake.FINGERPRINT) == fingerprint and not config["full_refresh"]:
             _logger.debug(f"{name}: SQL and inputs are those of the newest version, left as it is")
             return
-        cursor = self._connection.cursor()
-        try:
-            rows = cursor.execute(config["sql"]).to_arrow_reader(_BATCH_ROWS)
+        with self._connection.cursor() as cursor, _rows_of(cursor, config["sql"]) as rows:
             lake.write(
                 name,
                 rows,
@@ -97,8 +97,24 @@ class Plugin(BasePlugin):
                 | ({lake.VARS: json.dumps(made_by, sort_keys=True)} if made_by else {}),
                 report=_logger.info,
             )
-        finally:
-            cursor.close()
+
+
+@contextmanager
+def _rows_of(cursor: duckdb.DuckDBPyConnection, sql: str) -> Iterator[pa.RecordBatchReader]:
+    """A query's rows as a stream.
+
+    DuckDB 1.5 can wait forever for the reader of a stream that it has not handed over yet: one
+    branch of a `union` has filled the buffer, another one waits for that to end (duckdb/duckdb,
+    issue 22215). So a query with a union goes through a temporary file, which never is full.
+    """
+    (_, plan) = cursor.execute(f"explain {sql}").fetchall()[0]
+    if "UNION" not in plan:
+        yield cursor.execute(sql).to_arrow_reader(_BATCH_ROWS)
+        return
+    with tempfile.TemporaryDirectory(prefix="trajlake-") as folder:
+        file = lake.sql_text(f"{folder}/rows.parquet")
+        cursor.execute(f"copy ({sql}) to {file} (format parquet, row_group_size 8192)")
+        yield cursor.execute(f"from read_parquet({file})").to_arrow_reader(_BATCH_ROWS)
 
 
 def store_python_model(

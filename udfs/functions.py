@@ -147,6 +147,7 @@ FUNCTIONS = (
     Function(
         "overlap_settings", overlap.overlap_settings, (pa.string(),), pa.string(), is_scalar=True
     ),
+    Function("inputs_state", lake.inputs_state, (pa.string(),), pa.string(), is_scalar=True),
     Function("table_rebuild_key", lake.rebuild_key, (pa.string(),), pa.string(), is_scalar=True),
 )
 

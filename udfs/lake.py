@@ -16,6 +16,7 @@ that puts them together. It changes no row, so nothing that reads the table is b
 | `table_properties` | mapping                                  |             | Delta table properties of a new table |
 | `on_schema_change` | `fail` `append_new_columns` `replace`    | `fail`      | what to do when the columns differ from the table's; `replace` goes with `overwrite` only |
 | `commit`           | `table` `batch`                          | `table`     | one commit for the whole stream, or one for every batch as it comes |
+| `not_null`         | column or columns                        |             | a row without a value there ends the write; in a model's YAML these are the columns with the constraint `not_null` |
 
 A lake may begin in the past of another one: some of its tables are then versions of tables there
 (`Pins`), which are read where they are and never written.
@@ -23,13 +24,16 @@ A lake may begin in the past of another one: some of its tables are then version
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, get_args, get_type_hints
 
 import duckdb
@@ -85,6 +89,7 @@ class WriteOptions:
     table_properties: Mapping[str, str] = field(default_factory=dict)
     on_schema_change: Literal["fail", "append_new_columns", "replace"] = "fail"
     commit: Literal["table", "batch"] = "table"
+    not_null: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, model: str, config: Mapping[str, Any]) -> WriteOptions:
@@ -95,7 +100,7 @@ class WriteOptions:
                 go together.
         """
         values: dict[str, Any] = {k: v for k, v in config.items() if v is not None}
-        for name in ("unique_key", "partition_by"):
+        for name in ("unique_key", "partition_by", "not_null"):
             given = values.get(name, ())
             values[name] = (given,) if isinstance(given, str) else tuple(given)
         for name, hint in get_type_hints(cls).items():
@@ -291,6 +296,28 @@ def rows_version(name: str) -> int | None:
     return None if version is None else int(version)
 
 
+def inputs_state(inputs: str) -> str:
+    """What a query over the lake depends on beside its SQL, as JSON: where the lake is, each Delta
+    table's identity and newest version, and a hash of our code.
+
+    Args:
+        inputs: JSON object of names; null for a Delta table, for anything else its checksum.
+    """
+    state: dict[str, Any] = {"lake": lake_root(), "code": _code_sha256()}
+    for name, checksum in json.loads(inputs).items():
+        table = open_table(name) if checksum is None else None
+        state[name] = [table.metadata().id, table.version()] if table else checksum
+    return json.dumps(state, sort_keys=True)
+
+
+@cache
+def _code_sha256() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def rebuild_key(name: str) -> str | None:
     """The rebuild key of a table's newest version: empty where it has none, None without table."""
     if open_table(name) is None:
@@ -321,13 +348,30 @@ def write(
         The rows read from the stream.
 
     Raises:
-        LakeError: the columns differ from the table's and `on_schema_change` is `fail`, or the
-            table is another lake's.
+        LakeError: the columns differ from the table's and `on_schema_change` is `fail`, a value is
+            missing in a column of `not_null`, or the table is another lake's.
     """
     check_is_own(name)
+    counted = _Counted(name, reader.cast(_in_utc(reader.schema)), options, report)
+    try:
+        return _write(name, counted, options, rebuild, dict(metadata or {}), report)
+    except Exception:
+        # An error of ours that went through a stream has become a text in one of the writer's.
+        if counted.broken:
+            raise counted.broken from None
+        raise
+
+
+def _write(
+    name: str,
+    counted: _Counted,
+    options: WriteOptions,
+    rebuild: bool,
+    metadata: dict[str, str],
+    report: Callable[[str], None],
+) -> int:
     table = open_table(name)
-    commit = CommitProperties(custom_metadata=dict(metadata or {}))
-    counted = _Counted(name, reader.cast(_in_utc(reader.schema)), report)
+    commit = CommitProperties(custom_metadata=metadata)
     if table is None or rebuild:
         if options.delete_when_null:
             counted.leave_out_nulls_of(options.delete_when_null)
@@ -360,7 +404,7 @@ def write(
         )
         return counted.rows
     if options.strategy == "upsert":
-        _upsert(name, counted, options, dict(metadata or {}))
+        _upsert(name, counted, options, metadata)
         return counted.rows
     for stream in counted.commits(options.commit):
         if options.strategy == "append":
@@ -590,15 +634,22 @@ def _check_schema(name: str, table: DeltaTable, given: pa.Schema, options: Write
 
 
 class _Counted:
-    """A reader that counts what passes and says so while it takes long."""
+    """A reader that counts what passes, says so while it takes long, and lets no row pass that
+    lacks a value it must have. `broken` is the error that ended it."""
 
     def __init__(
-        self, name: str, reader: pa.RecordBatchReader, report: Callable[[str], None]
+        self,
+        name: str,
+        reader: pa.RecordBatchReader,
+        options: WriteOptions,
+        report: Callable[[str], None],
     ) -> None:
         self.rows = 0
+        self.broken: LakeError | None = None
         self.schema = reader.schema
         self._name = name
         self._reader = reader
+        self._options = options
         self._report = report
         self._started = self._said = time.monotonic()
 
@@ -631,6 +682,7 @@ class _Counted:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows as they come."""
         for batch in self._reader:
+            self._check_values(batch)
             self.rows += batch.num_rows
             now = time.monotonic()
             if now - self._said > _PROGRESS_EVERY_S:
@@ -638,6 +690,24 @@ class _Counted:
                 rate = self.rows / (now - self._started)
                 self._report(f"{self._name}: {self.rows:,} rows, {rate:,.0f} rows/s")
             yield batch
+
+    def _check_values(self, batch: pa.RecordBatch) -> None:
+        wanted = self._options.not_null
+        if not any(batch.column(column).null_count for column in wanted):
+            return
+        # A row that only deletes another has its key and nothing else.
+        rows = _without_nulls_of(self._options.delete_when_null, batch)
+        empty = [column for column in wanted if rows.column(column).null_count]
+        if empty:
+            bad = rows.filter(pc.is_null(rows.column(empty[0])))
+            row = bad.select(list(wanted)).slice(0, 1).to_pylist()[0]
+            known = {name: value for name, value in row.items() if isinstance(value, str)}
+            self.broken = LakeError(
+                f"Table '{self._name}' was given {bad.num_rows} row(s) without {empty[0]}, the "
+                f"first: {shorten(json.dumps(known), 300)}. Mend the model, or take the "
+                "constraint not_null from the YAML beside it."
+            )
+            raise self.broken
 
 
 def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

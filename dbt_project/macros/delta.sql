@@ -5,11 +5,20 @@
     An SQL model is compiled, handed to the plugin as text and streamed from DuckDB into the
     table; a Python model's rows are streamed as they come. A model that is pinned to a version of
     another lake's table is not run: its view is over that version (udfs/pinning.py).
+
+    The constraint `not_null` of a column is kept while rows are written, so that a row without a
+    value never gets into the table and no test has to look for one in each build.
 #}
 {% materialization delta, adapter="duckdb", supported_languages=["sql", "python"] %}
 
     {#- dbt's own default, `ignore`, is never what a lake wants: it stands for `fail` here. -#}
     {%- set on_schema_change = config.get("on_schema_change") -%}
+    {%- set not_null = [] -%}
+    {%- for column in model["columns"].values() -%}
+        {%- if column["constraints"] | selectattr("type", "equalto", "not_null") | list -%}
+            {%- do not_null.append(column["name"]) -%}
+        {%- endif -%}
+    {%- endfor -%}
     {%- set options = {
         "strategy": config.get("strategy"),
         "unique_key": config.get("unique_key"),
@@ -18,6 +27,7 @@
         "table_properties": config.get("table_properties"),
         "on_schema_change": none if on_schema_change == "ignore" else on_schema_change,
         "commit": config.get("commit"),
+        "not_null": not_null,
     } -%}
     {%- set target = this.incorporate(type="view") -%}
 

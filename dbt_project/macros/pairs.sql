@@ -137,6 +137,22 @@ transform(
 {%- endmacro %}
 
 
+{# The decisions that were taken in one of these steps. #}
+{% macro decisions_in(decisions, steps) %}{{ return(adapter.dispatch("decisions_in")(decisions, steps)) }}{% endmacro %}
+{% macro duckdb__decisions_in(decisions, steps) %}list_filter({{ decisions }}, lambda d: list_contains({{ steps }}, d.step_id)){% endmacro %}
+{% macro spark__decisions_in(decisions, steps) %}filter({{ decisions }}, d -> array_contains({{ steps }}, d.step_id)){% endmacro %}
+
+
+{# The first and the last of a list; null where it is empty. #}
+{% macro first_item(list) %}{{ return(adapter.dispatch("first_item")(list)) }}{% endmacro %}
+{% macro duckdb__first_item(list) %}{{ list }}[1]{% endmacro %}
+{% macro spark__first_item(list) %}try_element_at({{ list }}, 1){% endmacro %}
+
+{% macro last_item(list) %}{{ return(adapter.dispatch("last_item")(list)) }}{% endmacro %}
+{% macro duckdb__last_item(list) %}{{ list }}[-1]{% endmacro %}
+{% macro spark__last_item(list) %}try_element_at({{ list }}, -1){% endmacro %}
+
+
 {# A text without white space, in small letters. #}
 {% macro bare(text) -%}
 translate(lower({{ text }}), concat(' ', chr(9), chr(10), chr(13)), '')

@@ -90,25 +90,6 @@ distinct_runs as (
 
 ),
 
-runs as (
-
-    select
-        *,
-        count(*) over tasks as task_runs,
-        count(case when is_good then 1 end) over tasks as task_good_runs,
-    from distinct_runs
-    where copy_number = 1
-    window tasks as (partition by recipe, task_key)
-
-),
-
-rivals as (
-
-    select * from runs
-    where task_runs > 1 and task_good_runs > 0
-
-),
-
 -- A run has one row for each measure that it has a value on.
 valued as (
 
@@ -118,8 +99,8 @@ valued as (
         source as scale,
         score as value,
         least_score_margin as least_margin,
-    from rivals
-    where score is not null
+    from distinct_runs
+    where copy_number = 1 and score is not null
     union all
     select
         *,
@@ -127,8 +108,26 @@ valued as (
         rater_id as scale,
         rater_score as value,
         {{ var("pair_rater_margin") }} as least_margin,
-    from rivals
-    where rater_score is not null
+    from distinct_runs
+    where copy_number = 1 and rater_score is not null
+
+),
+
+spread as (
+
+    select
+        *,
+        max(case when is_good then value end) over tasks as best_of_task,
+        min(value) over tasks as worst_of_task,
+    from valued
+    window tasks as (partition by {{ scale[:4] | join(", ") }})
+
+),
+
+rivals as (
+
+    select * from spread
+    where {{ is_margin("best_of_task", "worst_of_task", "least_margin") }}
 
 ),
 
@@ -141,14 +140,15 @@ rival_ids as (
 
 ),
 
-unnested as (
+unmasked as (
 
     select
         decision_points.trajectory_id,
         rival_ids.task_key,
         decision_points.first_turn_md5,
-        trajectory_flags.unmasked_steps,
-        {{ each_with_place("decision_points.decisions", "decision", "decision_number") }},
+        {{ first_item("decision_points.decisions") }}.prompt_md5 as first_prompt_md5,
+        {{ decisions_in("decision_points.decisions", "trajectory_flags.unmasked_steps") }}
+            as decisions,
     from decision_points
     inner join rival_ids on decision_points.trajectory_id = rival_ids.trajectory_id
     inner join trajectory_flags
@@ -157,6 +157,16 @@ unnested as (
 ),
 
 -- A run ends with the last thing that the agent says, here and below.
+unnested as (
+
+    select
+        *,
+        {{ last_item("decisions") }} as last_decision,
+        {{ each_of("decisions") }} as decision,
+    from unmasked
+
+),
+
 points as (
 
     select
@@ -166,14 +176,11 @@ points as (
         decision.prompt_md5,
         decision.action_md5,
         decision.step_id,
-        decision_number,
-        max(decision.step_id) over runs as last_step,
-        max(decision.tokens_through) over runs - decision.tokens_before as tokens,
-        max(decision.agent_tokens_through) over runs - decision.agent_tokens_before
-            as agent_tokens,
+        decision.prompt_md5 = first_prompt_md5 as is_first,
+        last_decision.step_id as last_step,
+        last_decision.tokens_through - decision.tokens_before as tokens,
+        last_decision.agent_tokens_through - decision.agent_tokens_before as agent_tokens,
     from unnested
-    where array_contains(unmasked_steps, decision.step_id)
-    window runs as (partition by trajectory_id)
 
 ),
 
@@ -194,27 +201,27 @@ placed as (
 
     select
         points.*,
-        valued.recipe,
-        valued.margin_on,
-        valued.scale,
-        valued.value,
-        valued.least_margin,
-        valued.content_sha256,
-        valued.source,
-        valued.score,
-        valued.rater_score,
-        valued.rater_id,
-        valued.near_duplicate_cluster,
-        valued.least_score_margin,
-        valued.is_good,
-        max(case when valued.is_good then valued.value end) over fork as best_value,
-        min(valued.value) over fork as worst_value,
+        rivals.recipe,
+        rivals.margin_on,
+        rivals.scale,
+        rivals.value,
+        rivals.least_margin,
+        rivals.content_sha256,
+        rivals.source,
+        rivals.score,
+        rivals.rater_score,
+        rivals.rater_id,
+        rivals.near_duplicate_cluster,
+        rivals.least_score_margin,
+        rivals.is_good,
+        max(case when rivals.is_good then rivals.value end) over fork as best_value,
+        min(rivals.value) over fork as worst_value,
     from points
     inner join forks
         on points.task_key = forks.task_key and points.prompt_md5 = forks.prompt_md5
-    inner join valued on points.trajectory_id = valued.trajectory_id
+    inner join rivals on points.trajectory_id = rivals.trajectory_id
     window fork as (
-        partition by valued.{{ scale[:3] | join(", valued.") }}, points.task_key, points.prompt_md5
+        partition by rivals.{{ scale[:4] | join(", rivals.") }}, points.prompt_md5
     )
 
 ),
@@ -275,7 +282,7 @@ paired as (
     select
         best.recipe,
         best.margin_on,
-        case when best.decision_number = 0 then 'trajectory' else 'step' end as level,
+        case when best.is_first then 'trajectory' else 'step' end as level,
         best.task_key,
         best.source,
         best.trajectory_id as chosen_id,

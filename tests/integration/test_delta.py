@@ -45,6 +45,8 @@ class Project:
                         path: small.duckdb
                         module_paths: ["{PROJECT}"]
                         plugins: [{{module: udfs.dbt_plugin, alias: delta}}]
+                        config_options: {{preserve_insertion_order: false}}
+                        settings: {{threads: 2}}
             """,
         )
 
@@ -340,6 +342,54 @@ def test_a_failing_query_leaves_the_version_before_it(
     assert "halt" in project.build(ok=False)
     assert rows("t") == [(1,)]
     assert version("t") == 0
+
+
+@pytest.mark.parametrize("strategy", ["overwrite", "append", "upsert"])
+def test_a_row_without_a_value_it_must_have_is_not_written(project: Project, strategy: str) -> None:
+    key = {"unique_key": "id"} if strategy == "upsert" else {}
+    project.write(
+        "models/models.yml",
+        """
+        models:
+            - name: numbers
+              columns:
+                  - name: id
+                    data_type: varchar
+                    constraints: [{ type: not_null }]
+                  - name: number
+                    data_type: bigint
+                    constraints: [{ type: not_null }]
+        """,
+    )
+    project.model("numbers", "select 'a' as id, 1::bigint as number", strategy=strategy, **key)
+    project.build()
+    project.model(
+        "numbers",
+        "select 'b' || range as id, nullif(range, 70000) as number from range(100000)",
+        strategy=strategy,
+        **key,
+    )
+    printed = project.build(ok=False)
+    assert "Table 'numbers' was given 1 row(s) without number, the first:" in printed
+    assert '{"id": "b70000"}' in printed and "Mend the model" in printed
+    assert version("numbers") == 0
+
+
+def test_a_union_of_which_one_branch_waits_for_the_other_ends(project: Project) -> None:
+    project.model(
+        "t",
+        """
+        with everything as materialized (
+            select range as a, repeat('x', 100) || range as b from range(2000000)
+        ),
+        few as materialized (select a from everything where a % 100003 = 5)
+        select a, b from everything where a not in (select a from few)
+        union all
+        select a, max(b) as b from everything where a in (select a from few) group by a
+        """,
+    )
+    project.build()
+    assert sum(lake.open_table("t").get_add_actions()["num_records"].to_pylist()) == 2_000_000  # type: ignore[union-attr]
 
 
 def test_memory_is_bounded_by_the_batch(workplace: Path) -> None:
