@@ -14,14 +14,7 @@ list_transform(
                 case
                     when i = {{ query_place }} and {{ query_md5 }} is not null
                         then {{ query_md5 }}
-                    else md5(concat_ws(
-                        '|',
-                        message.role,
-                        coalesce(message.name, ''),
-                        coalesce(length(message.content), -1),
-                        message.content,
-                        {{ called("message.tool_calls") }}
-                    ))
+                    else {{ _said("message") }}
                 end,
                 1,
                 {{ _hash_digits() }}
@@ -35,19 +28,24 @@ transform(
                 case
                     when i + 1 = {{ query_place }} and {{ query_md5 }} is not null
                         then {{ query_md5 }}
-                    else md5(concat_ws(
-                        '|',
-                        message.role,
-                        coalesce(message.name, ''),
-                        coalesce(length(message.content), -1),
-                        message.content,
-                        {{ called("message.tool_calls") }}
-                    ))
+                    else {{ _said("message") }}
                 end,
                 1,
                 {{ _hash_digits() }}
             )
         )
+{%- endmacro %}
+
+
+{% macro _said(message) -%}
+md5(concat_ws(
+                        '|',
+                        {{ message }}.role,
+                        coalesce({{ message }}.name, ''),
+                        coalesce(length({{ message }}.content), -1),
+                        {{ message }}.content,
+                        {{ called(message ~ ".tool_calls") }}
+                    ))
 {%- endmacro %}
 
 

@@ -52,6 +52,7 @@
                 raw_sha256,
                 raw_file,
                 raw_position,
+                landed_at,
                 row_number() over (
                     partition by source, raw_sha256
                     order by landed_at, raw_file, raw_position
@@ -65,6 +66,7 @@
 
 {#
     The raw records of some ids, each with what its source and what was learnt say of reading it.
+    `ids` has `raw_record_id` and `landed_at`, so that files of earlier builds are passed over.
     To be written where it is read: DuckDB would hold what two parts of a query share, with all
     bytes, in memory.
 #}
@@ -76,7 +78,9 @@
             from {{ ref("raw_records") }} as raw_records
             left join {{ ref("learned_records") }} as learned_records
                 using (raw_record_id)
-            where raw_record_id in (select raw_record_id from {{ ids }})
+            where
+                raw_record_id in (select raw_record_id from {{ ids }})
+                and raw_records.landed_at >= (select min(landed_at) from {{ ids }})
         )
 {%- endmacro %}
 

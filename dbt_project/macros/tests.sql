@@ -25,7 +25,9 @@
         {%- do run_query(
             "insert or replace into builds.passed_tests values (" ~ test ~ ", '" ~ key ~ "')"
         ) -%}
-        {{ adapter.commit() }}
+    {%- else -%}
+        {%- do run_query("delete from builds.passed_tests where test = " ~ test) -%}
     {%- endif -%}
+    {{ adapter.commit() }}
     {{ return(done) }}
 {% endmaterialization %}

@@ -1,6 +1,6 @@
 {{ config(materialized="delta", strategy="upsert", unique_key="trajectory_id") }}
 {%- set told = turns("system_prompt", "steps", "format", "observation_label") %}
-{%- set key = local_md5(told ~ turn_tokens("turns")) %}
+{%- set key = local_md5(told ~ turn_tokens("turns") ~ "ingested_at") %}
 {{ rebuild_on(key) }}
 
 with pending as (
@@ -12,6 +12,7 @@ with pending as (
         tools,
         steps,
         format,
+        ingested_at,
         {{ json_text("other_information", "$._layout.label") }} as observation_label,
     from {{ pending_trajectories(key) }}
 
@@ -47,6 +48,7 @@ described as (
         tools,
         {{ sum_of("message_tokens") }}
         + cast(ceil(coalesce(length(tools), 0) / 4) as bigint) as estimated_tokens,
+        ingested_at,
     from measured
 
 )

@@ -9,14 +9,18 @@
 
 with first_copies as (
 
-    select raw_record_id
+    select
+        raw_record_id,
+        landed_at,
     from {{ first_copies(ref("raw_records")) }}
 
 ),
 
 pending as (
 
-    select raw_record_id
+    select
+        raw_record_id,
+        landed_at,
     from first_copies
     where {{ is_new_record("raw_record_id", key, among="unnest(raw_record_ids)") }}
 
@@ -28,10 +32,12 @@ new_parts as materialized (
 
     select
         raw_record_id,
+        landed_at,
         {{ group_id("source", "part") }} as trajectory_id,
     from (
         select
             raw_record_id,
+            landed_at,
             source,
             part_group(
                 raw, raw_key, settings.format, settings.parser_options
@@ -45,18 +51,30 @@ new_parts as materialized (
 -- With the parts that came in earlier builds, so that their trajectory is made anew from all.
 parts as materialized (
 
-    select raw_record_id from new_parts
+    select
+        raw_record_id,
+        landed_at,
+    from new_parts
     {% if is_delta_incremental(key) -%}
     union
-    select unnest(raw_record_ids) from {{ this }}
-    where trajectory_id in (select trajectory_id from new_parts)
+    select
+        raw_record_id,
+        landed_at,
+    from {{ ref("raw_records") }}
+    where
+        raw_record_id in (
+            select unnest(raw_record_ids) from {{ this }}
+            where trajectory_id in (select trajectory_id from new_parts)
+        )
     {%- endif %}
 
 ),
 
 whole_records as (
 
-    select raw_record_id
+    select
+        raw_record_id,
+        landed_at,
     from pending
     where raw_record_id not in (select raw_record_id from new_parts)
 

@@ -17,6 +17,7 @@ pending as (
     select
         trajectory_id,
         user_query,
+        ingested_at,
     from {{ pending_trajectories(key) }}
 
 ),
@@ -29,6 +30,7 @@ placed as (
         {{ first_user_place("conversations.messages") }} as query_place,
     from conversations
     inner join pending on conversations.trajectory_id = pending.trajectory_id
+    where conversations.ingested_at >= (select min(pending.ingested_at) from pending)
 
 ),
 

@@ -1,3 +1,5 @@
+{{ config(materialized="delta", on_schema_change="replace") }}
+
 with trajectories as (
 
     select

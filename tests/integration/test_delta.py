@@ -31,7 +31,7 @@ class Project:
             name: small
             profile: small
             macro-paths: ["{PROJECT / "dbt_project" / "macros"}"]
-            test-paths: [none]
+            test-paths: [tests]
             """,
         )
         self.write(
@@ -62,8 +62,11 @@ class Project:
         )
 
     def build(self, *arguments: str, ok: bool = True) -> str:
+        return self.dbt("build", *arguments, ok=ok)
+
+    def dbt(self, *arguments: str, ok: bool = True) -> str:
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("dbt")), "build", *arguments],
+            [str(Path(sys.executable).with_name("dbt")), *arguments],
             cwd=self.folder,
             text=True,
             capture_output=True,
@@ -373,6 +376,36 @@ def test_a_row_without_a_value_it_must_have_is_not_written(project: Project, str
     assert "Table 'numbers' was given 1 row(s) without number, the first:" in printed
     assert '{"id": "b70000"}' in printed and "Mend the model" in printed
     assert version("numbers") == 0
+
+
+def test_a_data_test_that_passed_is_run_again_when_what_it_reads_is_another(
+    project: Project,
+) -> None:
+    """The test also looks at a file, which nothing knows of: so one sees whether it was run."""
+    project.model("first", "select 1 as a")
+    project.write("models/between.sql", "select a from {{ ref('first') }}")
+    project.write(
+        "tests/assert_no_line.sql",
+        "select between.a from {{ ref('between') }} as between, read_csv('lines.csv')",
+    )
+    lines = project.folder / "lines.csv"
+    lines.write_text("line\n", encoding="utf-8")
+    project.build()
+    lines.write_text("line\nbad\n", encoding="utf-8")
+    project.build()
+    assert "assert_no_line" in project.dbt("test", ok=False)
+    project.build(ok=False)  # what failed last is run, whatever it reads
+
+    lines.write_text("line\n", encoding="utf-8")
+    project.build()
+    lines.write_text("line\nbad\n", encoding="utf-8")
+    project.build()
+    project.build("--full-refresh", ok=False)
+    lines.write_text("line\n", encoding="utf-8")
+    project.build()
+    lines.write_text("line\nbad\n", encoding="utf-8")
+    project.model("first", "select 2 as a")
+    project.build(ok=False)
 
 
 def test_a_union_of_which_one_branch_waits_for_the_other_ends(project: Project) -> None:

@@ -114,10 +114,11 @@ def fit_knots(scores: Floats, successes: Bools) -> tuple[tuple[float, float], ..
     A bin's rate is (successes + 1) / (labels + 2), Laplace's rule: no bin is ever certain.
     """
     blocks: list[list[float]] = []  # labels, successes, sum of scores
-    for score in np.unique(scores):
-        at = scores == score
-        labels = float(at.sum())
-        block = [labels, float(successes[at].sum()), float(score) * labels]
+    values, places = np.unique(scores, return_inverse=True)
+    counts = np.bincount(places)
+    goods = np.bincount(places, weights=successes)
+    for score, labels, good in zip(values.tolist(), counts.tolist(), goods.tolist(), strict=True):
+        block = [float(labels), good, score * labels]
         if blocks and blocks[-1][0] < BIN_LABELS:
             blocks[-1] = _together(blocks[-1], block)
         else:
