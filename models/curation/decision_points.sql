@@ -22,6 +22,12 @@ pending as (
 
 ),
 
+since as (
+
+    select min(ingested_at) as ingested_at from pending
+
+),
+
 placed as (
 
     select
@@ -30,7 +36,7 @@ placed as (
         {{ first_user_place("conversations.messages") }} as query_place,
     from conversations
     inner join pending on conversations.trajectory_id = pending.trajectory_id
-    where conversations.ingested_at >= (select min(pending.ingested_at) from pending)
+    where conversations.ingested_at >= (select since.ingested_at from since)
 
 ),
 
