@@ -153,6 +153,9 @@ def without_marks(template: str) -> str:
 def _response_template(end: str) -> dict[str, Any]:
     """How transformers reads what a model wrote by `train/chat.jinja`.
 
+    Arguments stay the text that the model wrote: whether it is JSON is for the caller to see. (Were
+    they parsed here, transformers' server would answer a malformed call by an error of its own.)
+
     Args:
         end: the token that closes a message.
     """
@@ -161,11 +164,16 @@ def _response_template(end: str) -> dict[str, Any]:
         "start_anchor": "<|assistant|>",
         "fields": {
             "tool_calls": {
-                "open": "<|tool_call|>",
-                "close_pattern": rf"(?=<\|tool_call\|>|{re.escape(end)})",
+                "open_pattern": (
+                    r'<\|tool_call\|>\s*{"name":\s*"(?P<name>[^"]+)",\s*"arguments":\s*'
+                ),
+                "close_pattern": rf"}}\s*(?=<\|tool_call\|>|{re.escape(end)})",
                 "repeats": True,
-                "content": "json",
-                "transform": {"type": "function", "function": "{content}"},
+                "content": "text",
+                "transform": {
+                    "type": "function",
+                    "function": {"name": "{name}", "arguments": "{content}"},
+                },
             },
             "content": {"close": end, "content": "text"},
         },

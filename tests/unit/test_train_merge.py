@@ -133,9 +133,13 @@ def test_a_server_is_told_how_calls_look_in_our_template(merged: Path) -> None:
     said = tokenizer.parse_response(f"Well.{text}</s>", prefix="")
     assert said["content"] == "Well."
     assert said["tool_calls"] == [
-        {"type": "function", "function": {"name": "a", "arguments": {"x": 1}}},
-        {"type": "function", "function": {"name": "b", "arguments": {}}},
+        {"type": "function", "function": {"name": "a", "arguments": '{"x": 1}'}},
+        {"type": "function", "function": {"name": "b", "arguments": "{}"}},
     ]
+    broken = tokenizer.parse_response('<|tool_call|>{"name": "a", "arguments": {"x}</s>', prefix="")
+    assert broken["tool_calls"][0]["function"]["arguments"] == '{"x'
+    cut = tokenizer.parse_response('<|tool_call|>{"name": "a', prefix="")
+    assert cut["content"] == '<|tool_call|>{"name": "a' and "tool_calls" not in cut
     assert tokenizer.parse_response("Only words.</s>", prefix="")["content"] == "Only words."
 
 
