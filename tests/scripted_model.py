@@ -81,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             reason = "length" if message.pop("is_cut", False) else "stop"
             choice = {"index": 0, "message": message, "finish_reason": reason}
             reply = {"id": "r", "object": "chat.completion", "created": 0, "model": body["model"]}
-            self._send(200, reply | {"choices": [choice]})
+            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+            self._send(200, reply | {"choices": [choice], "usage": usage})
 
     def _send(self, status: int, value: dict[str, Any]) -> None:
         content = json.dumps(value).encode()
