@@ -9,6 +9,7 @@ Source: Côté et al. 2018, "TextWorld: A Learning Environment for Text-based Ga
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ _BEGINNINGS = {".z8": b"\x08", ".ulx": b"Glul", ".json": b"{"}
 # the line of status: neither says anything that the text between does not.
 _BANNER = re.compile(r"\A(?:[ $\\|/_>]*\n)+")
 _PROMPT = re.compile(r"\s*\n> *(?:-= .* =-\d+/\d+)?\s*\Z")
+
+# TextWorld reads games and their logic by a parser that all of them share.
+_ONE_AT_A_TIME = threading.Lock()
 
 _MOST_CHARACTERS = 200  # of a command; the games' parsers read less
 
@@ -68,7 +72,8 @@ class TextWorld:
             with game.open("rb") as file:
                 if not file.read(4).startswith(_BEGINNINGS.get(game.suffix, b"no game")):
                     raise ValueError("its content is no game's")
-            self._game = textworld.start(str(game), wanted)
+            with _ONE_AT_A_TIME:
+                self._game = textworld.start(str(game), wanted)
         except Exception as error:  # what it raises differs by the kind of file
             raise ConfigError(
                 f"{game} cannot be played: {type(error).__name__}: {error}. Give a game that "
@@ -77,7 +82,8 @@ class TextWorld:
 
     def reset(self) -> str:
         """What the game says first: the objective, and the place."""
-        return _plain(self._game.reset()["feedback"])
+        with _ONE_AT_A_TIME:
+            return _plain(self._game.reset()["feedback"])
 
     def step(self, tool: str, arguments: Mapping[str, Any]) -> Outcome:
         """Give the game a command.
@@ -90,7 +96,8 @@ class TextWorld:
             raise InvalidCall('The arguments are {"command": "…"}, a text and nothing else.')
         if not (command.strip() and command.isprintable() and len(command) <= _MOST_CHARACTERS):
             raise InvalidCall(f"A command is one line of up to {_MOST_CHARACTERS} characters.")
-        state, score, is_done = self._game.step(command)
+        with _ONE_AT_A_TIME:
+            state, score, is_done = self._game.step(command)
         highest = state["max_score"]
         reward = float(score) / float(highest) if highest else None
         return Outcome(_plain(state["feedback"]), reward, bool(is_done))

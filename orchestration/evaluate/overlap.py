@@ -94,7 +94,9 @@ def overlap_of_questions(texts: Sequence[str], recipe: str | None) -> Overlap:
         (known,) = connection.execute(_KNOWN).fetchone() or (0,)
         if known < len(hashes):
             return Overlap(
-                None, f"{len(hashes) - known:,} of {len(hashes):,} questions are in no benchmark"
+                None,
+                f"{len(hashes) - known:,} of {len(hashes):,} questions are in no benchmark. Put "
+                "their file into the benchmarks folder and run `dbt build`",
             )
         found = connection.execute(_WITH_QUESTIONS, {"recipe": recipe}).fetchone()
         return Overlap(found[0] if found else 0)
@@ -108,7 +110,13 @@ def overlap_of_benchmark(benchmark: str, recipe: str | None) -> Overlap:
     def look(connection: duckdb.DuckDBPyConnection) -> Overlap:
         given = {"benchmark": benchmark, "recipe": recipe}
         items, found = connection.execute(_WITH_BENCHMARK, given).fetchone() or (0, 0)
-        return Overlap(found) if items else Overlap(None, f"no benchmark is called {benchmark}…")
+        if not items:
+            return Overlap(
+                None,
+                f"no benchmark has a name that begins with {benchmark}. Put its files into the "
+                "benchmarks folder and run `dbt build`",
+            )
+        return Overlap(found)
 
     return _looked(look)
 
@@ -129,4 +137,4 @@ def _looked(look: Callable[[duckdb.DuckDBPyConnection], Overlap]) -> Overlap:
         with open_lake() as connection:
             return look(connection)
     except (LakeError, duckdb.CatalogException) as error:
-        return Overlap(None, f"the lake has not been built so far ({str(error).splitlines()[0]})")
+        return Overlap(None, str(error).splitlines()[0].rstrip("."))
