@@ -231,6 +231,10 @@ def _operation(
     }
     if definitions := _definitions(document, schema, file):
         schema["$defs"] = definitions
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        return f"its schema is not JSON Schema 2020-12: {error.message:.200}"
     description = operation.get("description") or operation.get("summary") or f"{method} {path}"
     return Operation(
         name,

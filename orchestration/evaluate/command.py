@@ -97,20 +97,20 @@ def hotpotqa(
     as_json: AsJson = False,
 ) -> None:
     """Exact match and F1 of answers, as HotpotQA's evaluation counts them."""
-    asked = read_questions(questions)
-    gold = _answers(questions, asked)
+    limits = Limits(max_steps, step_timeout, timeout)
+    asks = Model(model, parsed_parameters(parameters), step_timeout)
     opened = environment_for_questions(
         env, tools=tools or [], spec=spec, server=server, step_s=step_timeout
     )
-    overlap = _checked(overlap_of_questions([q.text for q in asked], _recipe(run)), unchecked)
-    limits = Limits(max_steps, step_timeout, timeout)
-    asks = Model(model, parsed_parameters(parameters), step_timeout)
-    found = _play(
-        "hotpotqa", question_tasks(asked, _briefly(opened)), asks, style, limits, concurrency, out
+    overlap, found = _answered(
+        "hotpotqa", questions, opened, asks, style, limits, concurrency, run, unchecked, out
     )
-    said = [(episode.answer or "", gold[number]) for number, episode in found]
-    of = _results("hotpotqa", asks, f"{env} {style}", run, max_steps, len(said), overlap)
-    _keep([of(name, _mean(score(*each) for each in said)) for name, score in _SCORES], as_json)
+    of = _results("hotpotqa", asks, f"{env} {style}", run, max_steps, len(found), overlap)
+    scored = [
+        of(name, _mean(score(episode.answer or "", gold) for episode, gold in found))
+        for name, score in _SCORES
+    ]
+    _keep(scored, as_json)
 
 
 @app.command()
@@ -137,20 +137,17 @@ def mint(
     Solved is an answer that matches exactly, normalised as HotpotQA's. All budgets are read from
     one run with the largest.
     """
-    asked = read_questions(questions)
-    gold = _answers(questions, asked)
+    limits = Limits(budget, step_timeout, timeout)
+    asks = Model(model, parsed_parameters(parameters), step_timeout)
     opened = environment_for_questions(
         env, tools=tools or [], spec=spec, server=server, step_s=step_timeout
     )
-    overlap = _checked(overlap_of_questions([q.text for q in asked], _recipe(run)), unchecked)
-    limits = Limits(budget, step_timeout, timeout)
-    asks = Model(model, parsed_parameters(parameters), step_timeout)
-    found = _play(
-        "mint", question_tasks(asked, _briefly(opened)), asks, style, limits, concurrency, out
+    overlap, found = _answered(
+        "mint", questions, opened, asks, style, limits, concurrency, run, unchecked, out
     )
     attempts = [
-        Attempt(exact_match(episode.answer or "", gold[number]) == 1.0, episode.steps)
-        for number, episode in found
+        Attempt(exact_match(episode.answer or "", gold) == 1.0, episode.steps)
+        for episode, gold in found
     ]
     results = [
         _results("mint", asks, f"{env} {style}", run, steps, len(attempts), overlap)(
@@ -234,6 +231,28 @@ _SCORES: tuple[tuple[str, Callable[[str, str], float]], ...] = (
     ("exact_match", exact_match),
     ("f1", f1),
 )
+
+
+def _answered(
+    benchmark: str,
+    questions: Path,
+    opened: Callable[[str], Environment],
+    model: Model,
+    style: str,
+    limits: Limits,
+    concurrency: int,
+    run: Path | None,
+    unchecked: bool,
+    out: Path,
+) -> tuple[Overlap, list[tuple[Episode, str]]]:
+    """Check a file of questions against training data, and have them answered: each episode with
+    the right answer."""
+    asked = read_questions(questions)
+    gold = _answers(questions, asked)
+    overlap = _checked(overlap_of_questions([q.text for q in asked], _recipe(run)), unchecked)
+    tasks = question_tasks(asked, _briefly(opened))
+    found = _play(benchmark, tasks, model, style, limits, concurrency, out)
+    return overlap, [(episode, gold[number]) for number, episode in found]
 
 
 def _answers(file: Path, questions: Sequence[Question]) -> list[str]:

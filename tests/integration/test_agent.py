@@ -111,24 +111,29 @@ def test_what_the_agent_does_is_curated_and_is_measured_apart(
             "select * replace (true as is_kept) from curated_trajectories"
         ).to_arrow_table()
     lake.write("curated_trajectories", kept.to_reader(), lake.WriteOptions())
-    done = run("trajlake", "eval", "mint", *asking, "--budget", "3")
+    trained = workplace / "runs" / "first"
+    trained.mkdir(parents=True)
+    manifest = {"run": "first", "export": {"recipe": "default"}}
+    (trained / "manifest.json").write_text(json.dumps(manifest))
+    of_run = ("--budget", "3", "--run", str(trained))
+    done = run("trajlake", "eval", "mint", *asking, *of_run)
     assert "warning: 2 kept trajectories were asked what is measured" in done.stderr
     measured = rows(
         """
         select
             benchmark, metric, step_budget, value, setting, endpoint, item_count,
-            overlapping_trajectories,
+            overlapping_trajectories, run_id,
         from measured_results
         order by benchmark, metric, step_budget
         """
     )
     place = ("tools tools", server.base_url, 1)
     assert measured == [
-        ("hotpotqa", "exact_match", 8, 1.0, *place, 0),
-        ("hotpotqa", "f1", 8, 1.0, *place, 0),
-        ("mint", "success_rate", 1, 0.0, *place, 2),
-        ("mint", "success_rate", 2, 1.0, *place, 2),
-        ("mint", "success_rate", 3, 1.0, *place, 2),
+        ("hotpotqa", "exact_match", 8, 1.0, *place, 0, None),
+        ("hotpotqa", "f1", 8, 1.0, *place, 0, None),
+        ("mint", "success_rate", 1, 0.0, *place, 2, "first"),
+        ("mint", "success_rate", 2, 1.0, *place, 2, "first"),
+        ("mint", "success_rate", 3, 1.0, *place, 2, "first"),
     ]
     beside = (
         "select benchmark, is_published, count(*), count(value) from benchmark_results group by all"

@@ -130,6 +130,11 @@ paths:
     get:
       operationId: secret
       parameters: [{name: X-Key, in: header, required: true, schema: {type: string}}]
+  /old:
+    get:
+      operationId: old
+      parameters:
+        - {name: a, in: query, schema: {type: integer, minimum: 0, exclusiveMinimum: true}}
   /away: {get: {operationId: away}}
   /large: {get: {operationId: large}}
   /picture: {get: {operationId: picture}}
@@ -205,7 +210,8 @@ def test_operations_become_tools(service: OpenApi, tmp_path: Path, library: str)
     body = functions["keep"]["parameters"]
     assert body["properties"]["body"] == {"$ref": "#/$defs/Book"} and "Book" in body["$defs"]
     assert load_service(tmp_path / "library.yaml").left_out == {
-        "secret": "it needs the header X-Key"
+        "secret": "it needs the header X-Key",
+        "old": "its schema is not JSON Schema 2020-12: True is not of type 'number'",
     }
 
 
