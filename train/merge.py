@@ -6,7 +6,7 @@
 The adapter goes into the base's own weights, at the precision they are published in. That holds
 for the method `qlora` too: what it trained beside were the weights rounded to 4 bits, and rounding
 the sum again would lose most of what was learned. So a merged model differs from the one that was
-trained by the base's rounding, and nothing else.
+trained by the base's rounding.
 
 The chat template comes along as a server needs it: without the marks of what the agent wrote,
 which are for training (`{% generation %}`), and which servers other than transformers' do not know.

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from orchestration.agent.loop import Episode, Limits
 from orchestration.agent.model import Model
+from orchestration.printing import note
 from udfs.errors import ConfigError
 
 _NAME = re.compile(r"\w[\w.-]*")
@@ -81,12 +82,14 @@ class Records:
         os.fsync(self._file.fileno())
         self.count += 1
 
-    def __exit__(self, *_exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_more: object) -> None:
         self._file.close()
-        if self.count:
-            self._staging.rename(self.path)
-        else:
+        if not self.count:
             self._staging.unlink()
+            return
+        self._staging.rename(self.path)
+        if kind is not None:
+            note(f"note: what had ended is in {self.path} (episodes: {self.count:,})")
 
 
 def check_name(name: str) -> str:

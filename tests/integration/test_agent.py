@@ -165,12 +165,15 @@ def test_a_signal_loses_nothing_that_has_ended(
     command = ["trajlake", "agent", "--env", "chat", "--model", "tiny", "--queries", str(queries)]
     server.say = lambda body: 60.0 if body["messages"][-1]["content"] == "Wait." else text("Yes.")
     folder = workplace / "raw" / "agent-chat"
-    with subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env=dict(os.environ), stderr=subprocess.PIPE, text=True
+    ) as process:
         while len(server.bodies) < 2 and process.poll() is None:
             time.sleep(0.05)
         seen = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
         process.send_signal(number)
-        assert process.wait(20) != 0
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode != 0 and "what had ended is in" in said
     assert seen == []  # no build sees half a file
     [file] = folder.iterdir()
     [line] = file.read_text().splitlines()
