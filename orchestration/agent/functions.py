@@ -17,12 +17,21 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.errors import PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import to_json
 
 from orchestration.agent.environment import InvalidCall, Outcome, observed, tool
 from udfs.errors import ConfigError
 
 _UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class _Untitled(GenerateJsonSchema):
+    """Schemas without a title for every field, which only repeats its name."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        """Never."""
+        return False
 
 
 class Functions:
@@ -64,7 +73,7 @@ class FunctionTool:
         self.name = function.__name__
         self._function = function
         self._arguments = self._model()
-        schema = self._arguments.model_json_schema()
+        schema = self._arguments.model_json_schema(schema_generator=_Untitled)
         schema.pop("title", None)
         self.schema = tool(self.name, inspect.getdoc(function) or "", schema)
 

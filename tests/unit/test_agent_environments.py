@@ -58,7 +58,11 @@ def test_functions_become_tools_by_signature_and_docstring(tools: Path) -> None:
     distance = environment.tools[0]["function"]
     assert distance["description"] == "How far it is between two places."
     assert distance["parameters"]["required"] == ["start", "end"]
-    assert distance["parameters"]["properties"]["unit"]["enum"] == ["km", "mi"]
+    assert distance["parameters"]["properties"]["unit"] == {
+        "type": "string",
+        "enum": ["km", "mi"],
+        "default": "km",
+    }
     assert json.loads(
         environment.step(
             "distance", {"start": {"city": "Lyon"}, "end": {"city": "Nice"}}
