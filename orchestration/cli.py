@@ -61,6 +61,14 @@ COMMANDS = {
         "orchestration.attack:attack_command",
         "Attack a rater with hostile trajectories, and say how often its score moves.",
     ),
+    "agent": (
+        "orchestration.agent.command:agent_command",
+        "Let a model answer queries in an environment, and keep what it did as raw records.",
+    ),
+    "eval": (
+        "orchestration.evaluate.command:app",
+        "Measure a served model on a benchmark, beside the published numbers.",
+    ),
     "doctor": (
         "orchestration.doctor:doctor_command",
         "Check the environment, the settings and the lake, and say what to do.",

@@ -10,6 +10,7 @@ TrajlakeError
 ├── RatingError          a rater that cannot go on
 ├── ExportError          an export that cannot be written
 ├── ReportError          a report that cannot be written
+├── EvaluationError      a benchmark that cannot be measured
 └── TrainingError        a training run that cannot start or go on
 """
 
@@ -60,6 +61,10 @@ class ExportError(TrajlakeError):
 
 class ReportError(TrajlakeError):
     """A report that cannot be written."""
+
+
+class EvaluationError(TrajlakeError):
+    """A benchmark that cannot be measured."""
 
 
 class TrainingError(TrajlakeError):

@@ -20,13 +20,12 @@ from udfs.llm.reply import Failed, Reply, declined
 _STOPS: dict[int | str, str] = {
     401: "The endpoint refuses the key. Set {key} to one that it accepts.",
     402: "The account has no credit left. Add some, or set {key} to another account's.",
-    403: "The key may not use this model. Ask for access, or set the var {prefix}_model to "
-    "another.",
-    404: "There is no such model or address. Check OPENAI_BASE_URL and the var {prefix}_model.",
+    403: "The key may not use this model. Ask for access, or set {model} to another.",
+    404: "There is no such model or address. Check OPENAI_BASE_URL and {model}.",
     "insufficient_quota": "The account's quota is used up. Raise it, or use another account.",
-    "model_not_found": "There is no such model. Check the var {prefix}_model.",
-    "unsupported_parameter": "The model does not take a field. Change the var {prefix}_parameters.",
-    "unsupported_value": "The model does not take a value. Change the var {prefix}_parameters.",
+    "model_not_found": "There is no such model. Check {model}.",
+    "unsupported_parameter": "The model does not take a field. Change {parameters}.",
+    "unsupported_value": "The model does not take a value. Change {parameters}.",
 }
 
 _UNCONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout)
@@ -123,7 +122,11 @@ def general_error(endpoint: Endpoint, error: openai.APIStatusError) -> EndpointE
     remedy = _STOPS.get(error.code or "") or _STOPS.get(error.status_code)
     if remedy is None:
         return None
-    remedy = remedy.format(key=endpoint.key_variable, prefix=endpoint.prefix)
+    remedy = remedy.format(
+        key=endpoint.key_variable,
+        model=endpoint.setting("model"),
+        parameters=endpoint.setting("parameters"),
+    )
     return EndpointError(
         f"The model '{endpoint.model}' at {error.request.url.host} does not answer "
         f"({error.status_code}). {remedy} Nothing more is asked, and what was answered is kept. "

@@ -72,7 +72,8 @@ class Endpoint:
         max_usd: the most that one run may cost.
         timeout_s: how long an endpoint may be silent before a request is repeated.
         max_retries: how often the client repeats a request that failed in passing.
-        prefix: what the dbt vars of these settings begin with; errors name them.
+        prefix: what the dbt vars of these settings begin with; errors name them. Empty: the
+            settings are options of a command.
         count_variable: the dbt var that limits how much is asked about; errors name it too.
         base_url: where it is; `OPENAI_BASE_URL`, or OpenAI itself, where it is not given.
         key_variable: the environment variable that holds the key.
@@ -100,13 +101,13 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.model:
             raise ConfigError(
-                f"The model to ask is not named. Set the var {self.prefix}_model to its name at "
-                "the endpoint."
+                f"The model to ask is not named. Set {self.setting('model')} to its name at the "
+                "endpoint."
             )
         if own := sorted(_OWN_FIELDS & set(self.parameters)):
             raise ConfigError(
-                f"{self.prefix}_parameters sets {', '.join(own)}, which Trajlake sets itself. "
-                "Remove it."
+                f"Trajlake sets {', '.join(own)} of a request itself. Remove it from "
+                f"{self.setting('parameters')}."
             )
         for name in ("concurrency", "requests_per_minute", "tokens_per_minute"):
             value = getattr(self, name)
@@ -127,6 +128,10 @@ class Endpoint:
                 f"{self.prefix}_max_usd is set, and {self.prefix}_parameters gives no max_tokens "
                 "or max_completion_tokens, so a reply could cost anything. Set one of them."
             )
+
+    def setting(self, name: str) -> str:
+        """What a reader knows a setting by."""
+        return f"the var {self.prefix}_{name}" if self.prefix else f"--{name}"
 
     @property
     def key(self) -> str:
