@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -102,18 +102,22 @@ def check_packing(model: nn.Module) -> None:
     Raises:
         TrainingError: it does.
     """
-    was_training = model.training
     one = torch.arange(16, device=next(model.parameters()).device).unsqueeze(0)
     other = one.clone()
     other[0, :8] += 16
     positions = torch.arange(8, device=one.device).repeat(2).unsqueeze(0)
-    with torch.no_grad():
-        model.eval()
-        before, after = (
-            model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, 8:].float()
-            for ids in (one, other)
-        )
-        model.train(was_training)
+
+    def second(ids: Tensor) -> Tensor:
+        """Logits of the second segment, with the same dropout each time."""
+        torch.manual_seed(0)
+        logits: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        return logits[0, 8:].float()
+
+    # Not in the mode of evaluation: there, bitsandbytes turns 4-bit weights on a CPU into a form
+    # that has no gradient.
+    devices = [one.device] if one.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        before, after = second(one), second(other)
     if (before - after).abs().max() > 0.01 * before.std():
         raise TrainingError(
             "this model lets samples that share a row see each other: another first sample changes "
