@@ -258,9 +258,9 @@ def _check_written(written: str, message: dict[str, Any], number: int) -> None:
                 "lost_call", f"message {number}: the template does not write its call of a function"
             )
         arguments = function["arguments"]
-        named = arguments.items() if isinstance(arguments, dict) else [("all", arguments)]
-        for name, value in named:
-            if not any(form in written for form in _forms(value)):
+        named = arguments if isinstance(arguments, dict) else {"(text)": arguments}
+        for name, value in named.items():
+            if not _holds(written, value):
                 raise _Refusal(
                     "lost_call",
                     f"message {number}: the template does not write the argument {name!r} of "
@@ -268,13 +268,17 @@ def _check_written(written: str, message: dict[str, Any], number: int) -> None:
                 )
 
 
-def _forms(value: Any) -> Iterator[str]:
-    """The ways in which a template may write a value: as it is, or as JSON."""
-    if not isinstance(value, dict | list):
-        yield str(value)
-    for separators in (None, (",", ":")):
-        for ensure_ascii in (False, True):
-            for sort_keys in (False, True):
-                yield json.dumps(
-                    value, separators=separators, ensure_ascii=ensure_ascii, sort_keys=sort_keys
-                )
+def _holds(written: str, value: Any) -> bool:
+    """Whether a text has a value in it: as it is, or as JSON, however that is spaced."""
+    if not isinstance(value, dict | list) and str(value) in written:
+        return True
+    forms = (
+        json.dumps(value, ensure_ascii=ensure_ascii, sort_keys=sort_keys)
+        for ensure_ascii in (False, True)
+        for sort_keys in (False, True)
+    )
+    return any(_without_spaces(form) in _without_spaces(written) for form in forms)
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.split())

@@ -314,20 +314,24 @@ CALLS = (
         ("{{ m.content or '' }}", "its call of a function"),
         (CALLS.replace("ARGUMENTS", ""), "the argument 'word' of its call of 'lookup'"),
         (CALLS.replace("ARGUMENTS", "{{ c.function.arguments | tojson }}"), None),
-        (CALLS.replace("ARGUMENTS", "{{ c.function.arguments.word }}"), None),
+        (CALLS.replace("ARGUMENTS", "{{ c.function.arguments.word }}"), "the argument 'options'"),
         (
             CALLS.replace(
                 "ARGUMENTS", "{{ c.function.arguments | tojson(ensure_ascii=True, indent=2) }}"
             ),
             None,
         ),
+        (CALLS.replace("ARGUMENTS", "{{ c.function.arguments }}"), "the argument 'options'"),
     ],
 )
 def test_a_template_that_loses_a_call_is_refused(
     tiny_model: Path, tmp_path: Path, written: str, lost: str | None
 ) -> None:
     encode = templated(tiny_model, tmp_path, MARKED.replace("WRITTEN", written))
-    sample = only_sample(tmp_path, tool_sample(1))
+    row = tool_sample(1)
+    arguments = '{"word": "naïve", "options": {"exact": true, "of": ["ö", null]}, "most": 3}'
+    row["messages"][3]["tool_calls"][0]["function"]["arguments"] = arguments
+    sample = only_sample(tmp_path, row)
 
     if lost is None:
         whole(encode, sample)
