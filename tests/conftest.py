@@ -21,6 +21,17 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model of random weights and a real tokenizer."""
+    from train.config import TinyModel
+    from train.tiny import make_tiny_model
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    make_tiny_model(folder, TinyModel(hidden_size=64))
+    return folder
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Empty folders for raw files, benchmarks, lake and exports, which the settings point at."""

@@ -45,7 +45,8 @@ class ModelSettings(_Settings):
 
     path: str  # a folder, or a name on the Hugging Face hub
     tiny: TinyModel | None = None  # make this model at `path` if nothing is there
-    chat_template: Path | None = None  # a Jinja file; null: the tokenizer's own
+    chat_template: Path | None = None  # a Jinja file; null: the tokenizer's own, else ours
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
 
 
 class LoraSettings(_Settings):
@@ -58,7 +59,7 @@ class LoraSettings(_Settings):
 
 
 class SftSettings(_Settings):
-    """One supervised fine-tuning run. Lengths in tokens, sizes in samples."""
+    """One supervised fine-tuning run. Lengths in tokens, sizes in rows."""
 
     recipe: str  # the export `<TRAJLAKE_EXPORTS>/<recipe>`
     run: str | None = Field(
@@ -72,10 +73,13 @@ class SftSettings(_Settings):
     lora: LoraSettings = LoraSettings()
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
-    max_length: PositiveInt = 4096  # a longer sample is refused and listed, never cut
-    global_batch_size: PositiveInt = 16  # samples in one optimiser step, over all processes
-    micro_batch_size: PositiveInt = 1  # samples in one forward pass of one process
-    max_steps: PositiveInt | None = None  # null: to the end of the plan
+    max_length: PositiveInt = 4096  # of a row
+    too_long: Literal["refuse", "split"] = "refuse"  # a longer sample; never cut in a message
+    packing: Literal["none", "window"] = "none"  # a row: one segment, or as many as fit
+    packing_window: PositiveInt = 64  # rows open at a time; bounds how far a sample moves
+    global_batch_size: PositiveInt = 16  # rows in one optimiser step, over all processes
+    micro_batch_size: PositiveInt = 1  # rows in one forward pass of one process
+    max_steps: PositiveInt | None = None  # null: to the last row
 
     learning_rate: PositiveFloat = 2e-4
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "cosine"

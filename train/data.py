@@ -1,38 +1,47 @@
-"""From an export to token batches: the plan's order, one place per plan position, masks that fit.
+"""What training reads: exports by plan position, prepared rows by number, batches for a rank.
 
-An export's rows are the training plan written out. Step k (from 1) of a run with global batch
-size B reads plan positions (k-1)·B … k·B-1, and rank r of w reads those ≡ r (mod w). So the global
-batches are the same at any world size, and a run is resumed by one integer.
-
-A sample that cannot be trained on as it is (too long, nothing to learn, an unclear mask) is
-refused with a reason. Its place in the batch stays, as a blank row without weight: no later sample
-moves, and every rank does the same number of forward passes.
+`Export` reads samples, for `train.prepare`. `Prepared` reads the rows that it made of them, for
+the trainer: step k (from 1) of a run with global batch size B reads rows (k-1)·B … k·B-1, and rank
+r of w reads those ≡ r (mod w). So the global batches are the same at any world size, and a run is
+resumed by one integer. Blank rows, which carry no loss, fill up the last step.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
-from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from udfs.errors import TrainingError
 
 _COLUMNS = ["position", "trajectory_id", "messages", "tools", "loss_flags", "weight"]
+
+# One row that is trained on: one segment, or several that must not see each other.
+ROW_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("loss_mask", pa.list_(pa.bool_())),
+        ("lengths", pa.list_(pa.int32())),  # of its segments, as everything below
+        ("weights", pa.list_(pa.float32())),
+        ("positions", pa.list_(pa.int64())),
+        ("parts", pa.list_(pa.int32())),
+        ("trajectory_ids", pa.list_(pa.string())),
+    ]
+)
+# A row's place follows from its number: changing these needs another PREPARE_VERSION.
+ROWS_PER_BATCH = 64
+BATCHES_PER_SHARD = 128
 
 
 @dataclass(frozen=True)
@@ -48,47 +57,47 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """A tokenised sample: `input_ids` [T] and `token_weight` [T], 0 where there is no loss.
+class Row:
+    """One prepared row of T tokens in S segments.
 
-    The weight belongs to the token that is predicted, not to the one it is predicted from.
+    `input_ids` and `loss_mask` are [T]; `lengths` in tokens, sample `weights`, plan `positions`,
+    `parts` (of a split sample, from 1; 0: whole) and `trajectory_ids` are [S].
     """
 
-    input_ids: NDArray[np.int64]
-    token_weight: NDArray[np.float32]
+    number: int
+    input_ids: NDArray[np.int32]
+    loss_mask: NDArray[np.bool_]
+    lengths: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    positions: NDArray[np.int64]
+    parts: NDArray[np.int32]
+    trajectory_ids: list[str]
 
+    @property
+    def token_weight(self) -> NDArray[np.float32]:
+        """[T]: the sample's weight where there is loss, else 0."""
+        return np.where(self.loss_mask, np.repeat(self.weights, self.lengths), np.float32(0))
 
-@dataclass(frozen=True)
-class Refused:
-    """Why a sample is not trained on: a short stable `reason`, and a `detail` for a reader."""
-
-    trajectory_id: str
-    reason: str  # too_long | nothing_to_learn | unclear_mask | control_token | template
-    detail: str
+    @property
+    def position_ids(self) -> NDArray[np.int64]:
+        """[T]: from 0 in each segment."""
+        return np.concatenate([np.arange(length) for length in self.lengths])
 
 
 @dataclass(frozen=True)
 class Share:
     """What one rank contributes to one optimiser step.
 
-    `batches` have the same count on every rank: dictionaries with `input_ids`, `attention_mask`
-    [B, T] int64 and `token_weight` [B, T] float32.
+    `batches` have the same count on every rank: dictionaries with `input_ids` and `position_ids`
+    [B, T] int64 and `token_weight` [B, T] float32. `counts` has this rank's `rows` (blank ones are
+    none), `segments`, `tokens` (padding is none) and `trained_tokens`.
     """
 
     step: int  # from 1
-    first_position: int
-    next_position: int  # of the whole step, over all ranks
+    first_row: int
+    next_row: int  # of the whole step, over all ranks
     batches: list[dict[str, Tensor]]
-    refused: list[Refused]
-
-    def count(self) -> dict[str, int]:
-        """Tokens read (padding is none) and tokens that carry loss, in this share."""
-        return {
-            "tokens": sum(int(batch["attention_mask"].sum()) for batch in self.batches),
-            "trained_tokens": sum(
-                int((batch["token_weight"][:, 1:] > 0).sum()) for batch in self.batches
-            ),
-        }
+    counts: dict[str, int]
 
 
 class Export:
@@ -119,15 +128,14 @@ class Export:
             raise TrainingError(f"the export at {folder} holds no training sample: {manifest}")
 
     def count(self, split: str) -> int:
-        """Plan positions of a split, over all epochs."""
+        """Plan positions of a split (`train`, `eval`), over all epochs."""
         return sum(shard["rows"] for shard in self._shards[split])
 
     @property
     def order_sha256(self) -> str:
-        """Stands for the training samples and their order: two equal ones train alike."""
-        return sha256(
-            "".join(shard["sha256"] for shard in self._shards["train"]).encode()
-        ).hexdigest()
+        """Stands for the samples and their order: two equal ones train and evaluate alike."""
+        shards = {split: [each["sha256"] for each in of] for split, of in self._shards.items()}
+        return sha256(json.dumps(shards).encode()).hexdigest()
 
     def verify(self) -> None:
         """Compare every shard with its checksum and row count.
@@ -138,8 +146,7 @@ class Export:
         for shard in self.manifest["shards"]:
             file = self.folder / shard["path"]
             try:
-                with file.open("rb") as stream:
-                    found = file_digest(stream, "sha256").hexdigest()
+                found = file_sha256(file)
             except OSError as error:
                 raise TrainingError(f"cannot read shard {file}: {error}. Export again.") from error
             rows = pq.read_metadata(file).num_rows if found == shard["sha256"] else None
@@ -150,28 +157,30 @@ class Export:
                     "rows. Export again."
                 )
 
-    def samples(self, split: str, start: int, rank: int, world_size: int) -> Iterator[Sample]:
-        """The split's samples at positions ≥ `start` that are ≡ `rank` (mod `world_size`).
-
-        Reads a row group at a time and skips those before `start`.
+    def samples(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        """The split's samples at positions `start` to `stop` - 1, a row group at a time.
 
         Raises:
             TrainingError: the positions are not 0, 1, 2 …, or a row cannot be a sample.
         """
-        first = 0  # position of the row group's first row
+        first = 0  # position of the shard's first row, then of the row group's
         for shard in self._shards[split]:
+            if first + shard["rows"] <= start:
+                first += shard["rows"]
+                continue
             path = self.folder / shard["path"]
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
-                    skip = max(start - first, 0)
-                    skip += (rank - first - skip) % world_size
-                    if skip < rows:
+                    begin, end = max(start - first, 0), min(stop - first, rows)
+                    if begin < end:
                         table = file.read_row_group(group, columns=_COLUMNS)
-                        wanted = table.take(np.arange(skip, rows, world_size))
-                        for position, row in enumerate(wanted.to_pylist()):
-                            yield _sample(row, first + skip + position * world_size, path)
+                        wanted = table.slice(begin, end - begin).to_pylist()
+                        for position, row in enumerate(wanted, start=first + begin):
+                            yield _sample(row, position, path)
                     first += rows
+            if first >= stop:
+                return
 
 
 def _sample(row: dict[str, Any], position: int, file: Path) -> Sample:
@@ -186,8 +195,8 @@ def _sample(row: dict[str, Any], position: int, file: Path) -> Sample:
         for flag, message in zip(flags, messages, strict=True)
     ):
         raise TrainingError(f"{where}: a message that is not the agent's is flagged for loss")
-    if not (math.isfinite(weight) and weight >= 0):
-        raise TrainingError(f"{where}: weight {weight} is not a finite number ≥ 0")
+    if not 0 <= weight <= float(np.finfo(np.float32).max):
+        raise TrainingError(f"{where}: weight {weight} is not a finite number ≥ 0 (float32)")
     return Sample(
         position=position,
         trajectory_id=row["trajectory_id"],
@@ -230,141 +239,156 @@ def _arguments(text: str | None) -> Any:
     return decoded if isinstance(decoded, dict) else text
 
 
-class Encoder:
-    """Turns samples into tokens with loss weights.
+class Prepared:
+    """A folder that `train.prepare` wrote: rows by number, memory-mapped.
 
-    The conversation is written by the tokenizer's chat template and tokenised as one text, as it
-    will be when the model is served. The template marks what the agent wrote (`{% generation %}`),
-    end of turn included, header excluded; a token carries loss when it lies wholly within a marked
-    span of a message whose loss flag is set. A token across a border would mean that the mask does
-    not fit the text, so such a sample is refused.
+    Raises:
+        TrainingError: `folder` is none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        control = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
-        self._control_token = re.compile("|".join(map(re.escape, control)) or r"(?!)")
-
-    def __call__(self, sample: Sample) -> Tokens | Refused:
-        """Tokenise one sample, or say why not."""
-
-        def refused(reason: str, detail: str) -> Refused:
-            return Refused(sample.trajectory_id, reason, detail)
-
-        found = self._control_token.search(
-            json.dumps([sample.messages, sample.tools], ensure_ascii=False)
-        )
-        if found:
-            return refused(
-                "control_token",
-                f"{found.group()!r} stands in the text and would end a turn or open one",
-            )
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         try:
-            text, spans = self._render(sample)
-        except (TemplateError, TypeError, ValueError) as error:
-            return refused("template", f"the chat template does not take it: {error}")
-        tokenized = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        input_ids = np.array(tokenized["input_ids"], dtype=np.int64)
-        if len(input_ids) > self.max_length:
-            return refused("too_long", f"{len(input_ids)} tokens; max_length is {self.max_length}")
-        flags = [
-            flag
-            for flag, message in zip(sample.loss_flags, sample.messages, strict=True)
-            if message["role"] == "assistant"
-        ]
-        if len(spans) != len(flags):
-            return refused(
-                "unclear_mask",
-                f"the template marks {len(spans)} spans for {len(flags)} agent messages",
-            )
-        starts, ends = np.array(tokenized["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-        token_weight = np.zeros(len(input_ids), dtype=np.float32)
-        for flag, (start, end) in zip(flags, spans, strict=True):
-            if flag:
-                touching = (starts < end) & (ends > start)
-                if (
-                    starts[touching].min(initial=start) < start
-                    or ends[touching].max(initial=end) > end
-                ):
-                    return refused(
-                        "unclear_mask",
-                        f"a token crosses the border of the agent's text at {start}:{end}",
-                    )
-                token_weight[touching] = sample.weight
-        if not token_weight[1:].any():
-            return refused(
-                "nothing_to_learn", "no token carries loss: no flag is set, or the weight is 0"
-            )
-        return Tokens(input_ids, token_weight)
+            self.manifest: dict[str, Any] = json.loads((folder / "prepared.json").read_bytes())
+        except FileNotFoundError:
+            raise TrainingError(
+                f"nothing is prepared at {folder} (no prepared.json). Write it with "
+                "`python -m train.prepare --config …`."
+            ) from None
+        self._opened: tuple[str, pa.RecordBatchFileReader] | None = None
 
-    def _render(self, sample: Sample) -> tuple[str, list[tuple[int, int]]]:
-        """The conversation as text, and the character span of each of the agent's messages."""
-        rendered: Any = render_jinja_template(
-            conversations=[sample.messages],
-            tools=cast(Any, sample.tools),
-            chat_template=cast(str, self.tokenizer.chat_template),
-            return_assistant_tokens_mask=True,
-            **cast(dict[str, Any], self.tokenizer.special_tokens_map),
-        )
-        texts, spans = rendered
-        return texts[0], spans[0]
+    def count(self, split: str) -> int:
+        """Rows of a split (`train`, `eval`)."""
+        return int(self.manifest["splits"][split]["rows"])
+
+    def verify(self) -> None:
+        """Compare every shard with its checksum.
+
+        Raises:
+            TrainingError: a shard is missing or is not what `prepared.json` says.
+        """
+        for shard in self.manifest["shards"]:
+            file = self.folder / shard["path"]
+            try:
+                found = file_sha256(file)
+            except OSError as error:
+                found = str(error)
+            if found != shard["sha256"]:
+                raise TrainingError(
+                    f"{file} is not the shard that {self.folder / 'prepared.json'} lists: sha256 "
+                    f"{found}, expected {shard['sha256']}. Delete {self.folder} and prepare again."
+                )
+
+    def row(self, split: str, number: int) -> Row:
+        """One row, from 0 to `count` - 1."""
+        batch_number, place = divmod(number, ROWS_PER_BATCH)
+        shard, of_shard = divmod(batch_number, BATCHES_PER_SHARD)
+        batch = self._shard(shard_name(split, shard)).get_batch(of_shard)
+        arrays = {
+            name: batch.column(name)[place].values.to_numpy(zero_copy_only=False)
+            for name in ROW_SCHEMA.names
+            if name not in ("row", "trajectory_ids")
+        }
+        return Row(number, **arrays, trajectory_ids=batch.column("trajectory_ids")[place].as_py())
+
+    def _shard(self, name: str) -> pa.RecordBatchFileReader:
+        if self._opened is None or self._opened[0] != name:
+            self._opened = name, pa.ipc.open_file(pa.memory_map(str(self.folder / name)))
+        return self._opened[1]
+
+
+def file_sha256(file: Path) -> str:
+    """The checksum of a file."""
+    with file.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+def shard_name(split: str, number: int) -> str:
+    """The file of a split's shard, in a prepared folder."""
+    return f"{split}-{number:05d}.arrow"
 
 
 def shares(
-    export: Export,
+    prepared: Prepared,
     split: str,
-    encode: Encoder,
     *,
     start: int,
     global_batch_size: int,
     micro_batch_size: int,
     rank: int,
     world_size: int,
+    pad_id: int,
+    is_flat: bool = False,
 ) -> Iterator[Share]:
-    """One rank's shares of all steps from plan position `start` to the end of the split.
+    """One rank's shares of all steps from row `start` to the end of the split.
 
     `start` is a multiple of `global_batch_size`, which `world_size · micro_batch_size` divides.
-    Beyond the end of the plan, the last step is filled up with blank rows.
+    Batches are as `collate` makes them.
     """
-    total = export.count(split)
-    pad_id = encode.tokenizer.pad_token_id
-    blank = Tokens(np.array([pad_id], dtype=np.int64), np.zeros(1, dtype=np.float32))
-    samples = export.samples(split, start, rank, world_size)
+    total = prepared.count(split)
     for first in range(start, total, global_batch_size):
         end = min(first + global_batch_size, total)
-        rows: list[Tokens] = []
-        refused: list[Refused] = []
-        for sample in islice(samples, len(range(first + rank, end, world_size))):
-            encoded = encode(sample)
-            if isinstance(encoded, Refused):
-                refused.append(encoded)
-                encoded = blank
-            rows.append(encoded)
-        rows += [blank] * (global_batch_size // world_size - len(rows))
+        rows = [prepared.row(split, number) for number in range(first + rank, end, world_size)]
+        counts = {
+            "rows": len(rows),
+            "segments": sum(len(row.lengths) for row in rows),
+            "tokens": sum(len(row.input_ids) for row in rows),
+            "trained_tokens": sum(int(row.loss_mask.sum()) for row in rows),
+        }
+        rows += [_blank(pad_id)] * (global_batch_size // world_size - len(rows))
         yield Share(
             step=first // global_batch_size + 1,
-            first_position=first,
-            next_position=end,
+            first_row=first,
+            next_row=end,
             batches=[
-                _collate(rows[i : i + micro_batch_size], pad_id)
+                collate(rows[i : i + micro_batch_size], pad_id, is_flat)
                 for i in range(0, len(rows), micro_batch_size)
             ],
-            refused=refused,
+            counts=counts,
         )
 
 
-def _collate(rows: Sequence[Tokens], pad_id: int) -> dict[str, Tensor]:
-    """Rows of different lengths as one batch, padded on the right."""
-    shape = (len(rows), max(len(row.input_ids) for row in rows))
-    batch = {
-        "input_ids": torch.full(shape, pad_id, dtype=torch.int64),
-        "attention_mask": torch.zeros(shape, dtype=torch.int64),
-        "token_weight": torch.zeros(shape, dtype=torch.float32),
-    }
-    for i, row in enumerate(rows):
-        length = len(row.input_ids)
-        batch["input_ids"][i, :length] = torch.from_numpy(row.input_ids)
-        batch["attention_mask"][i, :length] = 1
-        batch["token_weight"][i, :length] = torch.from_numpy(row.token_weight)
-    return batch
+def collate(rows: Sequence[Row], pad_id: int, is_flat: bool = False) -> dict[str, Tensor]:
+    """Rows as one batch: `input_ids`, `position_ids` [B, T] int64, `token_weight` [B, T] float32.
+
+    There is no attention mask: transformers keeps segments apart by their positions, which begin
+    anew in each. Padding is on the right and goes on counting, as if it belonged to the last
+    segment: no token attends to what comes after it, and a batch of rows of one segment each needs
+    no mask at all.
+
+    Args:
+        rows: of different lengths; B of them.
+        pad_id: the token that fills up.
+        is_flat: one after the other as a single row, without padding; FlashAttention's functions
+            for segments take no other form.
+    """
+    width = max(len(row.input_ids) for row in rows)
+    parts: dict[str, list[Tensor]] = {"input_ids": [], "position_ids": [], "token_weight": []}
+    for row in rows:
+        positions = row.position_ids
+        missing = 0 if is_flat else width - len(positions)
+        padding = np.arange(missing) + positions[-1] + 1
+        parts["input_ids"].append(_tensor(row.input_ids, np.full(missing, pad_id), torch.int64))
+        parts["position_ids"].append(_tensor(positions, padding, torch.int64))
+        parts["token_weight"].append(_tensor(row.token_weight, np.zeros(missing), torch.float32))
+    if is_flat:
+        return {name: torch.cat(each).unsqueeze(0) for name, each in parts.items()}
+    return {name: torch.stack(each) for name, each in parts.items()}
+
+
+def _tensor(values: NDArray[Any], padding: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.concatenate([values, padding])).to(dtype)
+
+
+def _blank(pad_id: int) -> Row:
+    """A row without loss, of one token."""
+    return Row(
+        number=-1,
+        input_ids=np.array([pad_id], dtype=np.int32),
+        loss_mask=np.zeros(1, dtype=np.bool_),
+        lengths=np.ones(1, dtype=np.int32),
+        weights=np.zeros(1, dtype=np.float32),
+        positions=np.full(1, -1, dtype=np.int64),
+        parts=np.zeros(1, dtype=np.int32),
+        trajectory_ids=[],
+    )

@@ -20,8 +20,10 @@ def weighted_nll(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
     Args:
         model: a causal language model of transformers, prepared or not.
-        batch: `input_ids`, `attention_mask` [B, T] int64 and `token_weight` [B, T] float32, where
-            a weight belongs to the token predicted. The first token of a row is never predicted.
+        batch: `input_ids`, `position_ids` [B, T] int64 and `token_weight` [B, T] float32, where a
+            weight belongs to the token predicted. The first token of a row is never predicted; the
+            first of every other segment must have no weight. Positions begin anew in a segment,
+            which is how transformers keeps segments from seeing each other.
 
     Logits are computed only for the columns that some row needs: with a large vocabulary they
     would otherwise take more memory than the model.
@@ -30,7 +32,7 @@ def weighted_nll(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     columns = weight.any(dim=0).nonzero().squeeze(1)
     logits = model(
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        position_ids=batch["position_ids"],
         logits_to_keep=columns,
         use_cache=False,
     ).logits

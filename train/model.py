@@ -1,69 +1,25 @@
-"""Base model, adapters and tokenizer, and what identifies them."""
+"""Base model and adapters, and what identifies them."""
 
 from __future__ import annotations
 
-import json
-import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
-    PreTrainedTokenizerBase,
 )
 
-from train.config import ModelSettings, SftSettings
+from train.config import SftSettings
+from train.tokenizer import cannot_load
 from udfs.errors import TrainingError
 
 _SAMPLED_BYTES = 1 << 20
-
-
-def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer with the chat template that the run uses.
-
-    Raises:
-        TrainingError: it cannot be loaded, or it cannot say which characters the agent wrote.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.path)
-    except (OSError, ValueError) as error:
-        raise _cannot_load("tokenizer", settings.path, error) from error
-    if settings.chat_template is not None:
-        try:
-            tokenizer.chat_template = settings.chat_template.read_text(encoding="utf-8")
-        except OSError as error:
-            raise TrainingError(f"model.chat_template cannot be read: {error}") from error
-    if not tokenizer.is_fast:
-        raise TrainingError(
-            f"the tokenizer of {settings.path} does not say where in the text a token stands "
-            "(it is not a fast one), so the agent's outputs cannot be marked"
-        )
-    if not re.search(r"{%-?\s*generation\s*-?%}", tokenizer.chat_template or ""):
-        raise TrainingError(
-            f"the chat template of {settings.path} does not mark the agent's outputs with "
-            "{% generation %} … {% endgeneration %}. Give `model.chat_template` a copy that does; "
-            "train/chat.jinja shows how."
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Over everything that decides how a conversation becomes tokens, the template included."""
-    parts = [
-        tokenizer.backend_tokenizer.to_str(),
-        tokenizer.chat_template,
-        json.dumps(tokenizer.special_tokens_map, sort_keys=True),
-    ]
-    return sha256("\0".join(parts).encode()).hexdigest()
 
 
 def base_model_sha256(path: str) -> str:
@@ -105,7 +61,11 @@ def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | N
     full = settings.method == "full"
     frozen_dtype = torch.float32 if full else getattr(torch, settings.precision)
     source = str(checkpoint) if full and checkpoint else settings.model.path
-    options: dict[str, Any] = {"dtype": frozen_dtype, "device_map": {"": device}}
+    options: dict[str, Any] = {
+        "dtype": frozen_dtype,
+        "device_map": {"": device},
+        "attn_implementation": settings.model.attention,
+    }
     if settings.method == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
@@ -116,8 +76,8 @@ def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | N
     model: Any
     try:
         model = AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        raise _cannot_load("model", source, error) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise cannot_load("model", source, error) from error
     if full:
         return model.train()
     if checkpoint:
@@ -132,6 +92,37 @@ def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | N
         )
         model = get_peft_model(model, lora)
     return model.train()
+
+
+def check_packing(model: nn.Module) -> None:
+    """Look whether a segment sees the one before it in the same row, and leave the model as it is.
+
+    Layers that carry a state along the row, as in Mamba, know nothing of segments.
+
+    Raises:
+        TrainingError: it does.
+    """
+    one = torch.arange(16, device=next(model.parameters()).device).unsqueeze(0)
+    other = one.clone()
+    other[0, :8] += 16
+    positions = torch.arange(8, device=one.device).repeat(2).unsqueeze(0)
+
+    def second(ids: Tensor) -> Tensor:
+        """Logits of the second segment, with the same dropout each time."""
+        torch.manual_seed(0)
+        logits: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        return logits[0, 8:].float()
+
+    # Not in the mode of evaluation: there, bitsandbytes turns 4-bit weights on a CPU into a form
+    # that has no gradient.
+    devices = [one.device] if one.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        before, after = second(one), second(other)
+    if (before - after).abs().max() > 0.01 * before.std():
+        raise TrainingError(
+            "this model lets samples that share a row see each other: another first sample changes "
+            "what it says about the second. Set packing to none."
+        )
 
 
 def footprint(model: nn.Module) -> dict[str, int]:
@@ -151,10 +142,3 @@ def footprint(model: nn.Module) -> dict[str, int]:
             if not p.requires_grad and not hasattr(p, "quant_state")
         ),
     }
-
-
-def _cannot_load(what: str, path: str, error: Exception) -> TrainingError:
-    return TrainingError(
-        f"cannot load the {what} {path!r}: {error}\nGive `model.path` a folder with a model, or "
-        "the name of one on the Hugging Face hub."
-    )

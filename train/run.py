@@ -4,7 +4,7 @@
     ├── config.yaml      the settings, overrides included; `--resume` starts from them
     ├── manifest.json    what the run was made from and what it saw
     ├── metrics.jsonl    one line per optimiser step
-    ├── checkpoints/     step-<k>/: the newest only; model, optimiser, schedule, plan position
+    ├── checkpoints/     step-<k>/: the newest only; model, optimiser, schedule, step
     └── adapter/         the result (`model/` for the method `full`), tokenizer included
 
 Every file and folder here appears whole or not at all.

@@ -9,7 +9,8 @@ Two processes on CPU (`accelerate launch --cpu --num_processes 2` would run one 
     ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --standalone --nproc_per_node 2 \\
         -m train.sft --config train/configs/tiny.yaml --set world_size=2
 
-`docs/training.md` says what carries loss, in which order samples come, and what a run leaves.
+An export is prepared first (`train.prepare`) where that has not been done. `docs/training.md` says
+what carries loss, in which order samples come, and what a run leaves.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,23 +31,24 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list
 from transformers import get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
 from train.config import MAY_CHANGE_ON_RESUME, SftSettings, changed_keys, load_settings
-from train.data import Encoder, Export, Refused, Share, shares
+from train.data import Export, Share, shares
 from train.loss import accumulate_gradients, total_weight, weighted_nll
 from train.model import (
     base_model_sha256,
+    check_packing,
     footprint,
     load_model,
-    load_tokenizer,
-    tokenizer_sha256,
 )
+from train.prepare import Preparation, summary
 from train.run import RunFolder, load_state, save_model
 from train.tiny import make_tiny_model
-from udfs.errors import TrainingError
+from train.tokenizer import load_tokenizer, tokenizer_sha256
+from udfs.errors import TrainingError, TrajlakeError
 from udfs.folders import atomic_folder
 from udfs.settings import exports_folder
 
@@ -75,20 +76,28 @@ class Trainer:
         if not resume:
             self.run.check_new()
         self.export = Export(exports_folder() / settings.recipe)
-        self.export.verify()
         if settings.model.tiny is not None:
             with self.accelerator.local_main_process_first():
                 make_tiny_model(Path(settings.model.path), settings.model.tiny)
-        self.tokenizer = load_tokenizer(settings.model)
-        self.encode = Encoder(self.tokenizer, settings.max_length)
-        self.total_steps = math.ceil(self.export.count("train") / settings.global_batch_size)
+        self.tokenizer, template_origin = load_tokenizer(settings.model)
+        preparation = Preparation(settings, self.export, self.tokenizer, template_origin)
+        self.identity = {
+            "prepared_key": preparation.key,
+            "order_sha256": self.export.order_sha256,
+            "base_model_sha256": base_model_sha256(settings.model.path),
+            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
+        }
+        checkpoint = self._check_resumable() if resume else None
+        self.prepared = preparation.run()  # one process works, the others wait
+        if self.accelerator.is_local_main_process:
+            self.prepared.verify()
+        self._say(summary(self.prepared))
+        self.total_steps = math.ceil(self.prepared.count("train") / settings.global_batch_size)
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
 
         self.totals: Counter[str] = Counter()
-        self.refused: dict[str, Refused] = {}
         self.step = 0
-        checkpoint = self._check_resumable() if resume else None
         self._load(checkpoint)
         self._open_run(is_new=checkpoint is None)
 
@@ -122,21 +131,11 @@ class Trainer:
         name = self.settings.run or f"{self.settings.recipe}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         return str(broadcast_object_list([name])[0])
 
-    def _identity(self) -> dict[str, str]:
-        """What a run must find unchanged when it goes on."""
-        return {
-            "order_sha256": self.export.order_sha256,
-            "base_model_sha256": base_model_sha256(self.settings.model.path),
-            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
-        }
-
     def _check_resumable(self) -> Path:
         before = self.run.read_manifest()
         if before["status"] == "finished":
             raise TrainingError(f"{self.run.path} has finished: there is nothing to go on with")
-        changed = [
-            key for key, value in self._identity().items() if before["identity"][key] != value
-        ]
+        changed = [k for k, value in self.identity.items() if before["identity"].get(k) != value]
         if changed:
             raise TrainingError(
                 f"{self.run.path} cannot go on: {', '.join(changed)} differ from what it began "
@@ -149,6 +148,8 @@ class Trainer:
         torch.manual_seed(settings.seed)  # every rank draws the same first adapter
         model = load_model(settings, self.accelerator.device, checkpoint)
         self.footprint = footprint(model)
+        if settings.packing != "none":
+            check_packing(model)
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=settings.learning_rate,
@@ -168,8 +169,6 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
             self.step = state["step"]
             self.totals.update(state["totals"])
-            if self.accelerator.is_main_process:
-                self.refused = {row["trajectory_id"]: Refused(**row) for row in state["refused"]}
 
     def _open_run(self, is_new: bool) -> None:
         if not self.accelerator.is_main_process:
@@ -193,14 +192,20 @@ class Trainer:
                     "manifest_sha256": self.export.manifest_sha256,
                     "manifest": {k: v for k, v in self.export.manifest.items() if k != "shards"},
                 },
-                "identity": self._identity(),
+                "identity": self.identity,
+                "prepared": {
+                    "folder": str(self.prepared.folder),
+                    **{name: self.prepared.manifest[name] for name in ("template", "splits")},
+                },
+                "refused": self.prepared.manifest["refused"],
                 "model": self.footprint,
                 "order": {
-                    "positions": self.export.count("train"),
+                    "rows": self.prepared.count("train"),
                     "global_batch_size": self.settings.global_batch_size,
                     "total_steps": self.total_steps,
-                    "rule": "step k (from 1) reads plan positions (k-1)*B to min(k*B, positions)-1,"
-                    " B = global_batch_size; rank r of w reads those with position % w == r",
+                    "rule": "step k (from 1) reads rows (k-1)*B to min(k*B, rows)-1, "
+                    "B = global_batch_size; rank r of w reads those with row % w == r; "
+                    "rows.parquet in the prepared folder has the plan positions of each",
                 },
                 "sessions": [session],
             }
@@ -217,7 +222,7 @@ class Trainer:
         """Train to the last step and write the result, or stop at a signal with a checkpoint.
 
         Raises:
-            TrainingError: the loss is no number, or no sample of the plan can be trained on.
+            TrainingError: the loss is no number.
         """
         with StopSignal() as stop:
             stopped = self._take_steps(stop)
@@ -243,8 +248,7 @@ class Trainer:
             numbers = self._sum_over_ranks(
                 stop=stop.received,
                 weight=total_weight(share.batches),
-                refused=len(share.refused),
-                **share.count(),
+                **share.counts,
             )
             if numbers.pop("stop"):
                 return True
@@ -258,54 +262,46 @@ class Trainer:
 
     def _shares(self, split: str, start: int) -> Iterator[Share]:
         return shares(
-            self.export,
+            self.prepared,
             split,
-            self.encode,
             start=start,
             global_batch_size=self.settings.global_batch_size,
             micro_batch_size=self.settings.micro_batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            pad_id=self.tokenizer.pad_token_id,
+            is_flat=self.settings.model.attention == "flash_attention_2",
         )
 
     def _take_step(
         self, share: Share, numbers: dict[str, float], progress: Progress
     ) -> dict[str, Any]:
         """One optimiser step on a share; the line for the metrics. Same numbers on every rank."""
-        # Dropout is a function of the plan position, so there is no random state to save.
-        torch.manual_seed(
-            self.settings.seed + share.first_position + self.accelerator.process_index
-        )
+        # Dropout is a function of the row, so there is no random state to save.
+        torch.manual_seed(self.settings.seed + share.first_row + self.accelerator.process_index)
         learning_rate = self.scheduler.get_last_lr()[0]
-        loss = norm = None
-        weight = numbers.pop("weight")
-        if weight > 0:  # a step whose samples were all refused leaves the model as it is
-            part = accumulate_gradients(self.accelerator, self.model, share.batches, weight)
-            loss = float(self.accelerator.reduce(part, "sum"))
-            norm = float(
-                self.accelerator.clip_grad_norm_(
-                    self.model.parameters(), self.settings.max_grad_norm
-                )
+        weight = numbers.pop("weight")  # > 0, as every row has loss
+        part = accumulate_gradients(self.accelerator, self.model, share.batches, weight)
+        loss = float(self.accelerator.reduce(part, "sum"))
+        norm = float(
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        )
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"loss {loss}, gradient norm {norm} at step {share.step} (rows {share.first_row} "
+                f"to {share.next_row - 1}). Try a lower learning_rate, or a longer warm-up; the "
+                "last checkpoint is kept."
             )
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise TrainingError(
-                    f"loss {loss}, gradient norm {norm} at step {share.step} (plan positions "
-                    f"{share.first_position} to {share.next_position - 1}). Try a lower "
-                    "learning_rate, or a longer warm-up; the last checkpoint is kept."
-                )
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.scheduler.step()
         self.step = share.step
-        for refused in share.refused:
-            self.refused[refused.trajectory_id] = refused
         counts = {name: int(number) for name, number in numbers.items()}
-        counts["samples"] = share.next_position - share.first_position
         self.totals.update(counts)
         return {
             "step": share.step,
-            "first_position": share.first_position,
-            "next_position": share.next_position,
+            "first_row": share.first_row,
+            "next_row": share.next_row,
             "loss": loss,
             "gradient_norm": norm,
             "learning_rate": learning_rate,
@@ -316,48 +312,37 @@ class Trainer:
     # --- saving -------------------------------------------------------------------------------
 
     def _save_checkpoint(self, status: str = "running") -> None:
-        refused = self._all_refused()
         if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "totals": dict(self.totals),
-                "refused": refused,
             }
             self.run.save_checkpoint(self.step, self.accelerator.unwrap_model(self.model), state)
-            self._write_manifest(status, refused)
+            self._write_manifest(status)
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> None:
-        refused = self._all_refused()
-        if not self.totals["trained_tokens"]:
-            raise TrainingError(
-                f"none of the {self.totals['samples']} samples read could be trained on: "
-                f"{_reasons(refused)}. The first: {refused[0]}"
-            )
         result = self.run.path / ("model" if self.settings.method == "full" else "adapter")
         if self.accelerator.is_main_process:
             with atomic_folder(result) as staging:
                 save_model(self.accelerator.unwrap_model(self.model), staging)
                 self.tokenizer.save_pretrained(staging)
         self.accelerator.wait_for_everyone()
-        evaluation = self._evaluate() if self.export.count("eval") else None
+        evaluation = self._evaluate() if self.prepared.count("eval") else None
         if self.accelerator.is_main_process:
-            self._write_manifest("finished", refused, eval=evaluation, result=result.name)
-        if refused:
-            self._say(f"refused (listed in {self.run.path / 'manifest.json'}): {_reasons(refused)}")
-        if evaluation and evaluation["loss"] is not None:
+            self._write_manifest("finished", eval=evaluation, result=result.name)
+        if evaluation:
             self._say(f"eval loss {evaluation['loss']:.4f}")
         self._say(f"finished: {result}")
 
     def _evaluate(self) -> dict[str, Any]:
-        """Σ(w·nll)/Σw over the export's eval split."""
+        """Σ(w·nll)/Σw over the eval split."""
         self.model.eval()
         weight = 0.0
         counts: Counter[str] = Counter()
         nll = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        refused: list[Refused] = []
         with torch.no_grad():
             for share in self._shares("eval", 0):
                 for batch in share.batches:
@@ -366,27 +351,22 @@ class Trainer:
                         {name: tensor.to(nll.device) for name, tensor in batch.items()},
                     )
                 weight += total_weight(share.batches)
-                counts.update(share.count())
-                refused += share.refused
+                counts.update(share.counts)
         self.model.train()
         numbers = self._sum_over_ranks(nll=float(nll), weight=weight, **counts)
-        return {
-            "loss": numbers["nll"] / numbers["weight"] if numbers["weight"] else None,
-            "samples": self.export.count("eval"),
-            "trained_tokens": int(numbers["trained_tokens"]),
-            "refused": gather_object([asdict(row) for row in refused]),
+        return {"loss": numbers["nll"] / numbers["weight"]} | {
+            name: int(numbers[name]) for name in counts
         }
 
-    def _write_manifest(self, status: str, refused: list[dict[str, str]], **more: Any) -> None:
+    def _write_manifest(self, status: str, **more: Any) -> None:
         self.manifest |= {
             "status": status,
             "written_at": _now(),
             "step": self.step,
-            "next_position": min(
-                self.step * self.settings.global_batch_size, self.export.count("train")
+            "next_row": min(
+                self.step * self.settings.global_batch_size, self.prepared.count("train")
             ),
             "totals": dict(self.totals),
-            "refused": refused,
             **more,
         }
         self.run.write_manifest(self.manifest)
@@ -398,12 +378,6 @@ class Trainer:
             list(numbers.values()), dtype=torch.float64, device=self.accelerator.device
         )
         return dict(zip(numbers, self.accelerator.reduce(mine, "sum").tolist(), strict=True))
-
-    def _all_refused(self) -> list[dict[str, str]]:
-        """Every trajectory that was refused so far on any rank, once, by id."""
-        rows = gather_object([asdict(refused) for refused in self.refused.values()])
-        unique = {row["trajectory_id"]: row for row in rows}
-        return [unique[trajectory_id] for trajectory_id in sorted(unique)]
 
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:
@@ -455,9 +429,8 @@ class Progress:
             return
         self._shown = self._step_ended
         left = elapsed / (step - self._first_step) * (self._total_steps - step)
-        loss = "  none" if line["loss"] is None else f"{line['loss']:.4f}"
         print(
-            f"step {step}/{self._total_steps}  loss {loss}  "
+            f"step {step}/{self._total_steps}  loss {line['loss']:.4f}  "
             f"{self._trained_tokens / elapsed:,.0f} trained tokens/s  {left:.0f} s left",
             flush=True,
         )
@@ -482,7 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             settings = load_settings(options.config, options.set)
         Trainer(settings, resume=options.resume).train()
-    except TrainingError as error:
+    except TrajlakeError as error:
         rank = os.environ.get("RANK")
         print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
         return 1
@@ -501,11 +474,6 @@ def _settings_of(run: Path, overrides: Sequence[str]) -> SftSettings:
             f"change. On resume only {', '.join(sorted(MAY_CHANGE_ON_RESUME))} can."
         )
     return settings
-
-
-def _reasons(refused: Sequence[dict[str, str]]) -> str:
-    counts = Counter(row["reason"] for row in refused)
-    return ", ".join(f"{count} × {reason}" for reason, count in counts.most_common())
 
 
 def _now() -> str:

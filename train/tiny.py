@@ -17,10 +17,9 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 from transformers.integrations.mistral.tokenizer import convert_tekken_tokenizer
 
 from train.config import TinyModel
+from train.tokenizer import CHAT_TEMPLATE
 from udfs.errors import TrainingError
 from udfs.folders import atomic_folder
-
-CHAT_TEMPLATE = Path(__file__).with_name("chat.jinja")
 
 # The first four are the names under which the conversion looks for unk, bos, eos and pad.
 _CONTROL_TOKENS = [

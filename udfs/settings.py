@@ -6,8 +6,9 @@
 | `TRAJLAKE_BENCHMARKS` | `benchmarks/`     | benchmarks, one folder or file below it each         |
 | `TRAJLAKE_LAKE`       | `lake/`           | Delta tables, each at `<lake>/<table>`               |
 | `TRAJLAKE_EXPORTS`    | `exports/`        | exports, each at `<exports>/<recipe>[.<layout>]`     |
+| `TRAJLAKE_PREPARED`   | `prepared/`       | exports as tokens, each at `<recipe>-<key>` below it |
 | `TRAJLAKE_DB`         | `trajlake.duckdb` | DuckDB file with views only; may be deleted any time |
-| `TRAJLAKE_WORKERS`    | cores, at most 8  | processes that parse; 1: none beside the main one    |
+| `TRAJLAKE_WORKERS`    | cores, at most 8  | processes that parse, or tokenise; 1: only the main  |
 
 Paths are relative to the current folder, which is the project's root for every command.
 """
@@ -45,13 +46,18 @@ def exports_folder() -> Path:
     return Path(os.environ.get("TRAJLAKE_EXPORTS") or "exports").resolve()
 
 
+def prepared_folder() -> Path:
+    """The folder of prepared rows (absolute)."""
+    return Path(os.environ.get("TRAJLAKE_PREPARED") or "prepared").resolve()
+
+
 def database_file() -> Path:
     """The DuckDB file that holds the views (absolute)."""
     return Path(os.environ.get("TRAJLAKE_DB") or "trajlake.duckdb").resolve()
 
 
 def worker_count() -> int:
-    """How many processes parse.
+    """How many processes parse, or tokenise.
 
     Raises:
         ConfigError: what is set is no number from 1.

@@ -1,7 +1,7 @@
 {#
     A data test that has passed is not run again by `dbt build` while what it reads is the same:
     its SQL, the versions of the Delta tables below it, seeds, views, and our code. It is reported
-    as passed, which it would be. `dbt test` and `--full-refresh` run every test. See decision 024.
+    as passed, which it would be. `dbt test` and `--full-refresh` run every test. See decision 025.
 #}
 {% materialization test, adapter="duckdb" %}
     {%- set key = local_md5(sql ~ run_query(

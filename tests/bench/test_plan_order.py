@@ -2,9 +2,9 @@
 
     pytest -s tests/bench/test_plan_order.py
 
-One lake of 24 sources. Ours: the plan, exported, read by rank r of w as positions ≡ r (mod w).
-The peer's: the same rows as one streaming dataset a source, in eight files each so that eight
-ranks can share them, interleaved by the same shares. Both read Parquet from the same disk, in this
+One lake of 24 sources. Ours: the plan, exported and prepared, read by rank r of w as rows ≡ r
+(mod w). The peer's: the same samples as one streaming dataset a source, in eight files each so that
+eight ranks can share them, interleaved by the same shares. Both read from the same disk, in this
 process, one rank after the other.
 """
 
@@ -29,7 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from _curation_fixtures import EVERY_SOURCE, RECIPE, Workspace, step, trajectory
 
 from orchestration.export import export
-from train.data import Export
+from train.config import ModelSettings, SftSettings, TinyModel
+from train.data import Export, Prepared
+from train.prepare import Preparation
+from train.tiny import make_tiny_model
+from train.tokenizer import load_tokenizer
 
 SIZES = {f"big_{i:02d}": 6000 // (i + 1) for i in range(12)} | {
     f"small_{i:02d}": 24 for i in range(12)
@@ -74,13 +78,26 @@ def by_source(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return files
 
 
-def ours(folder: Path, world_size: int, start: int = 0) -> list[list[str]]:
-    """Global batches from position `start` on, each put together from what the ranks read."""
-    opened = Export(folder)
-    ranks = [opened.samples("train", start, rank, world_size) for rank in range(world_size)]
+@pytest.fixture(scope="module")
+def prepared(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The export as rows of tokens, one a sample."""
+    folder = tmp_path_factory.mktemp("rows")
+    make_tiny_model(folder / "model", TinyModel(hidden_size=16))
+    model = ModelSettings(path=str(folder / "model"))
+    settings = SftSettings(recipe="default", model=model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAJLAKE_PREPARED", str(folder))
+        return Preparation(settings, Export(exported), *load_tokenizer(model)).run()
+
+
+def ours(prepared: Prepared, world_size: int, start: int = 0) -> list[list[str]]:
+    """Global batches from row `start` on, each put together from what the ranks read."""
+    total = prepared.count("train")
+    ranks = [iter(range(start + rank, total, world_size)) for rank in range(world_size)]
     batches: list[list[str]] = []
-    while rows := [s for ranked in ranks for s in islice(ranked, BATCH // world_size)]:
-        batches.append([s.trajectory_id for s in sorted(rows, key=lambda s: s.position)])
+    while numbers := [i for ranked in ranks for i in islice(ranked, BATCH // world_size)]:
+        rows = [prepared.row("train", number) for number in sorted(numbers)]
+        batches.append([row.trajectory_ids[0] for row in rows])
     return batches
 
 
@@ -131,7 +148,7 @@ def rounds(streams: list[Iterator[Any]], count: int) -> list[Any]:
 
 
 def test_the_plan_against_interleave_datasets(
-    exported: Path, by_source: dict[str, list[str]]
+    exported: Path, prepared: Prepared, by_source: dict[str, list[str]]
 ) -> None:
     total = sum(SIZES.values())
     table = Table(title=f"{total:,} samples, {len(SIZES)} sources", title_justify="left")
@@ -144,8 +161,12 @@ def test_the_plan_against_interleave_datasets(
     # One epoch, all of it, on one rank: order, share and speed.
     opened = Export(exported)
     started = time.perf_counter()
-    plan = [(s.trajectory_id, s.messages) for s in opened.samples("train", 0, 0, 1)]
+    plan = [(s.trajectory_id, s.messages) for s in opened.samples("train", 0, total)]
     ours_s = time.perf_counter() - started
+    started = time.perf_counter()
+    tokens = sum(len(prepared.row("train", number).token_weight) for number in range(total))
+    rows_s = time.perf_counter() - started
+    assert tokens > 100 * total
     planned = pa.concat_tables(
         [pq.read_table(f, columns=["source"]) for f in sorted((exported / "data").glob("train-*"))]
     )["source"].to_pylist()
@@ -153,6 +174,7 @@ def test_the_plan_against_interleave_datasets(
     peer = list(Peer(by_source, 0, 1).rows())
     peer_s = time.perf_counter() - started
     row("samples per second, one rank", f"{total / ours_s:,.0f}", f"{len(peer) / peer_s:,.0f}")
+    row("the same as prepared tokens and weights", f"{total / rows_s:,.0f}", "–")
     row(
         "a window of 1,000 is off a share by at most",
         f"{worst_window(planned):.1f} samples",
@@ -162,15 +184,15 @@ def test_the_plan_against_interleave_datasets(
     assert len({trajectory_id for trajectory_id, _ in plan}) == total
 
     # Global batches at other world sizes.
-    one = ours(exported, 1)
+    one = ours(prepared, 1)
     for world_size in WORLD_SIZES:
-        assert ours(exported, world_size) == one, world_size
+        assert ours(prepared, world_size) == one, world_size
     alone = {each["trajectory_id"] for each in peer[:BATCH]}
     eight = [Peer(by_source, rank, 8).rows() for rank in range(8)]
     together = {each["trajectory_id"] for each in rounds(eight, BATCH // 8)}
     row(
         "of a first batch of 48 at 8 ranks, also in that of 1",
-        f"{len(set(one[0]) & set(ours(exported, 8)[0]))}",
+        f"{len(set(one[0]) & set(ours(prepared, 8)[0]))}",
         f"{len(alone & together)}",
     )
 
@@ -187,8 +209,8 @@ def test_the_plan_against_interleave_datasets(
 
     # Half of it at 8 ranks, the rest at 4.
     steps = total // BATCH // 2
-    first = [i for batch in ours(exported, 8)[:steps] for i in batch]
-    rest = [i for batch in ours(exported, 4, steps * BATCH) for i in batch]
+    first = [i for batch in ours(prepared, 8)[:steps] for i in batch]
+    rest = [i for batch in ours(prepared, 4, steps * BATCH) for i in batch]
     repeated, skipped = len(set(first) & set(rest)), total - len(set(first) | set(rest))
     assert (repeated, skipped) == (0, 0)
 

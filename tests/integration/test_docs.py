@@ -52,7 +52,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy2(PROJECT / name, folder / name)
     environment = folder / ".venv"
     environment.mkdir()
-    (environment / "bin").symlink_to(Path(sys.executable).parent)
+    for name in ("bin", "lib", "pyvenv.cfg"):  # all that makes its `python` the one at hand
+        if (part := Path(sys.executable).parents[1] / name).exists():
+            (environment / name).symlink_to(part)
     for stamp in ("build", "test"):
         (environment / stamp).touch()
     turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]

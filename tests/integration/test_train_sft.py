@@ -46,9 +46,9 @@ def too_long(number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an export. Two of its samples cannot be trained on."""
+    """A folder with an export of 46 rows. Two of its samples cannot be trained on."""
     home = tmp_path_factory.mktemp("home")
-    samples = [(react_sample if i % 2 else tool_sample)(i, weight=1 + i % 3) for i in range(60)]
+    samples = [(react_sample if i % 2 else tool_sample)(i, weight=1 + i % 3) for i in range(48)]
     samples[4] = too_long(4)
     samples[17] = react_sample(17) | {"loss_flags": [False] * 4}
     write_export(home / "exports" / "default", samples, [react_sample(i) for i in range(900, 905)])
@@ -59,13 +59,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TRAJLAKE_EXPORTS", str(home / "exports"))
+    monkeypatch.setenv("TRAJLAKE_PREPARED", str(home / "prepared"))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 
 def settings(home: Path, run: str, *more: str) -> list[str]:
-    """The command line of a short run. Micro-batches of one make some of them blank."""
+    """The command line of a short run. In its last step two micro-batches are blank."""
     values = [
         f"run={run}",
         f"output={home / 'runs'}",
@@ -108,6 +109,7 @@ def launched(home: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setenv("TRAJLAKE_EXPORTS", str(home / "exports"))
+        patch.setenv("TRAJLAKE_PREPARED", str(home / "prepared"))
         patch.setenv("OMP_NUM_THREADS", "1")
         done = launch(["accelerate", "launch", "--cpu"], settings(home, "launched"))
     assert done.returncode == 0, done.stderr
@@ -146,6 +148,9 @@ def test_the_manifest_says_what_the_run_was_made_from(home: Path, launched: Path
     assert manifest["status"] == "finished"
     assert manifest["settings"]["max_steps"] == STEPS
     assert manifest["export"]["manifest"]["recipe"] == "default"
+    prepared = Path(manifest["prepared"]["folder"])
+    assert prepared.name == f"default-{manifest['identity']['prepared_key'][:16]}"
+    assert manifest["prepared"]["splits"]["train"]["rows"] == 46
     assert manifest["model"]["four_bit_parameters"] > 0
     assert manifest["model"]["trained_parameters"] > 0
     assert manifest["sessions"][0]["world_size"] == 1
@@ -159,12 +164,11 @@ def test_the_manifest_says_what_the_run_was_made_from(home: Path, launched: Path
 def test_the_metrics_say_which_samples_a_step_saw(launched: Path) -> None:
     manifest, metrics = manifest_of(launched), metrics_of(launched)
 
-    assert [(m["step"], m["first_position"], m["next_position"]) for m in metrics] == [
-        (k, (k - 1) * 8, k * 8) for k in range(1, STEPS + 1)
+    assert [(m["step"], m["first_row"], m["next_row"]) for m in metrics] == [
+        (k, (k - 1) * 8, min(k * 8, 46)) for k in range(1, STEPS + 1)
     ]
-    assert [m["refused"] for m in metrics] == [1, 0, 1, 0, 0, 0]
-    assert manifest["next_position"] == STEPS * 8
-    for name in ("samples", "refused", "tokens", "trained_tokens"):
+    assert manifest["next_row"] == 46
+    for name in ("rows", "segments", "tokens", "trained_tokens"):
         assert manifest["totals"][name] == sum(m[name] for m in metrics)
     assert all(0 < m["trained_tokens"] < m["tokens"] for m in metrics)
 
@@ -173,10 +177,24 @@ def test_the_documented_query_lists_the_samples_of_a_step(home: Path, launched: 
     page = (ROOT / "docs" / "training.md").read_text()
     query = page.split('trajlake sql "')[1].split('"')[0]
     query = query.replace("runs/first", str(launched)).replace("exports/", f"{home}/exports/")
+    query = query.replace("prepared/", f"{home}/prepared/")
 
+    # Position 4 was refused, so the rows after it are one less.
     assert duckdb.sql(query).fetchall() == [
-        (2, i, "test", f"react-{i}" if i % 2 else f"tool-{i}") for i in range(8, 16)
+        (2, row, row + 1, "test", f"{'tool' if row % 2 else 'react'}-{row + 1}", 0)
+        for row in range(8, 16)
     ]
+
+
+def test_packed_rows_train_too(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = home / "runs" / "packed"
+    packed = ["packing=window", "too_long=split", "global_batch_size=2", "max_steps=3"]
+    assert sft.main(settings(home, run.name, *packed)) == 0
+    manifest, metrics = manifest_of(run), metrics_of(run)
+
+    assert manifest["prepared"]["splits"]["train"]["efficiency"] > 0.8
+    assert all(m["segments"] > 2 * m["rows"] for m in metrics)
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
 
 
 # --- two processes ----------------------------------------------------------------------------
@@ -193,7 +211,7 @@ def test_two_processes_train_as_one_does(home: Path, launched: Path) -> None:
 
     for name in ("loss", "gradient_norm"):
         assert [m[name] for m in two] == pytest.approx([m[name] for m in one], rel=1e-4)
-    for name in ("first_position", "samples", "refused", "tokens", "trained_tokens"):
+    for name in ("first_row", "rows", "segments", "tokens", "trained_tokens"):
         assert [m[name] for m in two] == [m[name] for m in one]
     assert manifest["sessions"][0]["world_size"] == 2
     assert manifest["refused"] == manifest_of(launched)["refused"]
@@ -278,6 +296,7 @@ def killed(home: Path) -> Iterator[Path]:
     run = home / "runs" / "killed"
     variables = {
         "TRAJLAKE_EXPORTS": str(home / "exports"),
+        "TRAJLAKE_PREPARED": str(home / "prepared"),
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
@@ -394,7 +413,7 @@ def test_a_resume_that_makes_no_sense_is_refused(
         ("run=launched", "exists. Go on with that run by --resume"),
         ("recipe=missing", "there is no export at"),
         ("micro_batch_size=3", "it must be a multiple of 3"),
-        ("max_length=10", "none of the 48 samples read could be trained on: 48 × too_long"),
+        ("max_length=10", "can be trained on: 47 × too_long, 1 × nothing_to_learn"),
         ("learning_rate=1e30", "at step 3"),
     ],
 )

@@ -12,9 +12,12 @@ pytest.importorskip("transformers", reason="the training extra is not installed"
 
 import torch
 from accelerate import Accelerator
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
+from train.data import Row, collate
 from train.loss import accumulate_gradients, total_weight, weighted_nll
+from train.model import check_packing
+from udfs.errors import TrainingError
 
 Batch = dict[str, torch.Tensor]
 
@@ -39,9 +42,7 @@ def batch_of(rows: Sequence[tuple[list[int], list[float]]]) -> Batch:
     width = max(len(ids) for ids, _ in rows)
     return {
         "input_ids": torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows]),
-        "attention_mask": torch.tensor(
-            [[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]
-        ),
+        "position_ids": torch.arange(width).repeat(len(rows), 1),
         "token_weight": torch.tensor([w + [0.0] * (width - len(w)) for _, w in rows]),
     }
 
@@ -106,9 +107,8 @@ def test_unweighted_it_is_the_models_own_loss(model: LlamaForCausalLM) -> None:
     rows = [(ids, [float(w > 0) for w in weight]) for ids, weight in ROWS]
     batch = batch_of(rows)
     labels = batch["input_ids"].masked_fill(batch["token_weight"] == 0, -100)
-    own = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
-    ).loss
+    mask = torch.tensor([[i < len(ids) for i in range(labels.shape[1])] for ids, _ in rows])
+    own = model(input_ids=batch["input_ids"], attention_mask=mask, labels=labels).loss
 
     assert gradients(model, [batch])[0] == pytest.approx(own.item(), rel=1e-6)
 
@@ -119,3 +119,60 @@ def test_a_blank_batch_gives_zero_gradients_not_none(model: LlamaForCausalLM) ->
 
     assert nll == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+# --- packed rows ------------------------------------------------------------------------------
+
+
+def packed(*segments: tuple[list[int], list[float]]) -> Row:
+    """A row of segments; each has one weight, where it has any."""
+    ids = [i for tokens, _ in segments for i in tokens]
+    return Row(
+        number=0,
+        input_ids=np.array(ids, dtype=np.int32),
+        loss_mask=np.array([w > 0 for _, weight in segments for w in weight]),
+        lengths=np.array([len(tokens) for tokens, _ in segments], dtype=np.int32),
+        weights=np.array([max(weight) for _, weight in segments], dtype=np.float32),
+        positions=np.arange(len(segments)),
+        parts=np.zeros(len(segments), dtype=np.int32),
+        trajectory_ids=[str(i) for i in range(len(segments))],
+    )
+
+
+PACKS = [packed(*ROWS[:2]), packed(ROWS[2], ROWS[3], ROWS[0])]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_packed_equals_unpacked(model: LlamaForCausalLM, attention: str, is_flat: bool) -> None:
+    model.set_attn_implementation(attention)
+    apart, expected = gradients(model, [batch_of([row]) for row in [*ROWS, ROWS[0]]])
+    together, found = gradients(model, [collate(PACKS, 0, is_flat)])
+
+    assert together == pytest.approx(apart, rel=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_segments_of_a_row_do_not_see_each_other(model: LlamaForCausalLM, attention: str) -> None:
+    model.set_attn_implementation(attention)
+    row = packed(*ROWS[:3])
+    other = packed(ROWS[0], ([41, 42, 43], [0, 0.5, 0.5]), ROWS[2])
+    before, after = (
+        model(
+            input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+        ).logits[0]
+        for batch in (collate([each], 0) for each in (row, other))
+    )
+
+    assert torch.equal(before[:5], after[:5]) and torch.equal(before[8:], after[8:])
+    assert not torch.allclose(before[5:8], after[5:8])
+
+
+def test_a_model_that_carries_a_state_along_the_row_is_not_packed(model: LlamaForCausalLM) -> None:
+    torch.manual_seed(0)
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2))
+
+    check_packing(model)
+    with pytest.raises(TrainingError, match="see each other"):
+        check_packing(mamba)
