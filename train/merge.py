@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from train.model import base_model_sha256
 from train.run import RunFolder
-from train.tiny import CHAT_TEMPLATE
+from train.tokenizer import CHAT_TEMPLATE
 from udfs.errors import TrainingError
 from udfs.folders import atomic_folder
 
