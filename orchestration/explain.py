@@ -156,8 +156,22 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         """,
     ),
     "training_lineage": (
-        ("training_lineage",),
-        "select * exclude (trajectory_id) from training_lineage where trajectory_id = $id",
+        ("training_lineage", "training_runs"),
+        """
+        select
+            runs.run,
+            runs.status,
+            runs.recipe,
+            count(distinct seen.step) as steps,
+            list(distinct seen.step order by seen.step)[1:8] as first_steps,
+            arg_min(seen.nll / seen.weight, seen.step) as first_loss,
+            arg_max(seen.nll / seen.weight, seen.step) as last_loss,
+        from training_lineage as seen
+        left join training_runs as runs using (run_id)
+        where seen.trajectory_id = $id
+        group by all
+        order by runs.run
+        """,
     ),
 }
 

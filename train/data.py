@@ -90,7 +90,8 @@ class Share:
 
     `batches` have the same count on every rank: dictionaries with `input_ids` and `position_ids`
     [B, T] int64 and `token_weight` [B, T] float32. `counts` has this rank's `rows` (blank ones are
-    none), `segments`, `tokens` (padding is none) and `trained_tokens`.
+    none), `segments`, `tokens` (padding is none) and `trained_tokens`. `segments` has one line for
+    each of these, in order: its row and place there, where it is from, and Σw.
     """
 
     step: int  # from 1
@@ -98,6 +99,7 @@ class Share:
     next_row: int  # of the whole step, over all ranks
     batches: list[dict[str, Tensor]]
     counts: dict[str, int]
+    segments: pa.RecordBatch
 
 
 class Export:
@@ -335,6 +337,7 @@ def shares(
             "tokens": sum(len(row.input_ids) for row in rows),
             "trained_tokens": sum(int(row.loss_mask.sum()) for row in rows),
         }
+        segments = _segments(rows)
         rows += [_blank(pad_id)] * (global_batch_size // world_size - len(rows))
         yield Share(
             step=first // global_batch_size + 1,
@@ -345,11 +348,34 @@ def shares(
                 for i in range(0, len(rows), micro_batch_size)
             ],
             counts=counts,
+            segments=segments,
         )
 
 
+def _segments(rows: Sequence[Row]) -> pa.RecordBatch:
+    sizes = [len(row.lengths) for row in rows]
+    starts = [np.cumsum(row.lengths) - row.lengths for row in rows]
+    of_segments = [
+        (np.add.reduceat(row.loss_mask, at, dtype=np.int64), at)
+        for row, at in zip(rows, starts, strict=True)
+    ]
+    trained = np.concatenate([np.zeros(0, np.int64), *(counts for counts, _ in of_segments)])
+    weights = np.concatenate([np.zeros(0, np.float32), *(row.weights for row in rows)])
+    columns = {
+        "row": pa.array(np.repeat([row.number for row in rows], sizes).astype(np.int64)),
+        "segment": pa.array([i for size in sizes for i in range(size)], pa.int32()),
+        "position": pa.array([p for row in rows for p in row.positions], pa.int64()),
+        "part": pa.array([p for row in rows for p in row.parts], pa.int32()),
+        "trajectory_id": pa.array([i for row in rows for i in row.trajectory_ids], pa.string()),
+        "trained_tokens": pa.array(trained),
+        "weight": pa.array(trained * weights.astype(np.float64)),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
 def collate(rows: Sequence[Row], pad_id: int, is_flat: bool = False) -> dict[str, Tensor]:
-    """Rows as one batch: `input_ids`, `position_ids` [B, T] int64, `token_weight` [B, T] float32.
+    """Rows as one batch: `input_ids`, `position_ids` [B, T] int64, `token_weight` [B, T] float32,
+    and `segment` [B, T] int64: which of the batch's segments a token is of, from 0.
 
     There is no attention mask: transformers keeps segments apart by their positions, which begin
     anew in each. Padding is on the right and goes on counting, as if it belonged to the last
@@ -363,7 +389,9 @@ def collate(rows: Sequence[Row], pad_id: int, is_flat: bool = False) -> dict[str
             for segments take no other form.
     """
     width = max(len(row.input_ids) for row in rows)
-    parts: dict[str, list[Tensor]] = {"input_ids": [], "position_ids": [], "token_weight": []}
+    names = ("input_ids", "position_ids", "token_weight", "segment")
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    first = 0
     for row in rows:
         positions = row.position_ids
         missing = 0 if is_flat else width - len(positions)
@@ -371,6 +399,9 @@ def collate(rows: Sequence[Row], pad_id: int, is_flat: bool = False) -> dict[str
         parts["input_ids"].append(_tensor(row.input_ids, np.full(missing, pad_id), torch.int64))
         parts["position_ids"].append(_tensor(positions, padding, torch.int64))
         parts["token_weight"].append(_tensor(row.token_weight, np.zeros(missing), torch.float32))
+        segment = np.repeat(np.arange(first, first + len(row.lengths)), row.lengths)
+        parts["segment"].append(_tensor(segment, np.full(missing, segment[-1]), torch.int64))
+        first += len(row.lengths)
     if is_flat:
         return {name: torch.cat(each).unsqueeze(0) for name, each in parts.items()}
     return {name: torch.stack(each) for name, each in parts.items()}

@@ -16,7 +16,13 @@ from torch.nn.functional import cross_entropy
 
 
 def weighted_nll(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Σ(w·nll) of one batch: a scalar, in float32.
+    """Σ(w·nll) of one batch: a scalar, in float32. See `token_losses`."""
+    losses, _ = token_losses(model, batch)
+    return losses.sum()
+
+
+def token_losses(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """w·nll of the tokens that a batch predicts.
 
     Args:
         model: a causal language model of transformers, prepared or not.
@@ -24,6 +30,9 @@ def weighted_nll(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             weight belongs to the token predicted. The first token of a row is never predicted; the
             first of every other segment must have no weight. Positions begin anew in a segment,
             which is how transformers keeps segments from seeing each other.
+
+    Returns:
+        w·nll [B, C] in float32, and the C columns of `input_ids[:, 1:]` that they are of.
 
     Logits are computed only for the columns that some row needs: with a large vocabulary they
     would otherwise take more memory than the model.
@@ -39,7 +48,7 @@ def weighted_nll(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     nll = cross_entropy(
         logits.float().transpose(1, 2), batch["input_ids"][:, 1:][:, columns], reduction="none"
     )
-    return (weight[:, columns] * nll).sum()
+    return weight[:, columns] * nll, columns
 
 
 def total_weight(batches: Sequence[dict[str, Tensor]]) -> float:
@@ -52,21 +61,30 @@ def accumulate_gradients(
     model: nn.Module,
     batches: Sequence[dict[str, Tensor]],
     global_weight: float,
-) -> Tensor:
-    """Add the gradient of Σ(w·nll)/`global_weight` to the model's; return this rank's part of it.
+) -> tuple[Tensor, list[Tensor]]:
+    """Add the gradient of Σ(w·nll)/`global_weight` to the model's.
 
     Args:
-        batches: this rank's share of the step; the same count on every rank.
+        batches: this rank's share of the step, as `train.data.collate` makes them; the same count
+            on every rank.
         global_weight: Σw over the shares of all ranks, > 0.
 
     Data-parallel training averages gradients over the ranks, where a sum is needed: hence the
     factor of the world size. Ranks exchange gradients once, at the last batch.
+
+    Returns:
+        This rank's part of the loss, and for each batch Σ(w·nll) of its segments, a vector each.
     """
+    by_segment: list[Tensor] = []
     loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for number, batch in enumerate(batches, start=1):
         on_device = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         with accelerator.no_sync(model) if number < len(batches) else nullcontext():
-            nll = weighted_nll(model, on_device) / global_weight
+            losses, columns = token_losses(model, on_device)
+            nll = losses.sum() / global_weight
             accelerator.backward(nll * accelerator.num_processes)
         loss += nll.detach()
-    return loss
+        sums = torch.zeros(int(batch["segment"].max()) + 1, device=losses.device)
+        places = on_device["segment"][:, 1:][:, columns]
+        by_segment.append(sums.index_add(0, places.flatten(), losses.detach().flatten()))
+    return loss, by_segment

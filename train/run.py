@@ -4,6 +4,7 @@
     ├── config.yaml      the settings, overrides included; `--resume` starts from them
     ├── manifest.json    what the run was made from and what it saw
     ├── metrics.jsonl    one line per optimiser step
+    ├── lineage/         step-<first>-<last>.parquet: which samples each step saw, and their loss
     ├── checkpoints/     step-<k>/: the newest only; model, optimiser, schedule, step
     └── adapter/         the result (`model/` for the method `full`), tokenizer included
 
@@ -18,6 +19,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
 
@@ -34,6 +37,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self._metrics = path / "metrics.jsonl"
         self._checkpoints = path / "checkpoints"
+        self._lineage = path / "lineage"
 
     def check_new(self) -> None:
         """Nothing is here yet.
@@ -76,8 +80,24 @@ class RunFolder:
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run takes again."""
+    def write_lineage(self, first: int, last: int, seen: pa.Table) -> None:
+        """Add what the steps `first` to `last` saw (`train.lineage.SEGMENT_SCHEMA`)."""
+        self._lineage.mkdir(exist_ok=True)
+        file = self._lineage / f"step-{first:08d}-{last:08d}.parquet"
+        staging = file.with_name(f".{file.name}-{os.getpid()}")
+        pq.write_table(seen, staging, compression="zstd")
+        staging.replace(file)
+
+    def lineage(self) -> list[tuple[int, int, Path]]:
+        """Its files in order, each with its first and last step."""
+        files = sorted(self._lineage.glob("step-*.parquet"))
+        return [(*map(int, file.stem.split("-")[1:]), file) for file in files]  # type: ignore[misc]
+
+    def forget_after(self, step: int) -> None:
+        """Drop what is known of steps that a resumed run takes again."""
+        for _, last, file in self.lineage():
+            if last > step:
+                file.unlink()
         if self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             # A killed run may have left half a line, but only of a step after its checkpoint.

@@ -28,15 +28,18 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from deltalake.exceptions import DeltaError
 from transformers import get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
 from train.config import MAY_CHANGE_ON_RESUME, SftSettings, changed_keys, load_settings
 from train.data import Export, Share, shares
+from train.lineage import Seen, save, tell_lake
 from train.loss import accumulate_gradients, total_weight, weighted_nll
 from train.model import (
     base_model_sha256,
@@ -97,6 +100,7 @@ class Trainer:
             self.total_steps = min(self.total_steps, settings.max_steps)
 
         self.totals: Counter[str] = Counter()
+        self.seen = Seen(self.accelerator.process_index)
         self.step = 0
         self._load(checkpoint)
         self._open_run(is_new=checkpoint is None)
@@ -185,6 +189,7 @@ class Trainer:
             self.run.create(self.settings)
             self.manifest: dict[str, Any] = {
                 "run": self.run.path.name,
+                "run_id": uuid4().hex,
                 "status": "running",
                 "settings": self.settings.model_dump(mode="json"),
                 "export": {
@@ -213,7 +218,7 @@ class Trainer:
             self.manifest = self.run.read_manifest()
             self.manifest["status"] = "running"
             self.manifest["sessions"].append(session)
-            self.run.forget_metrics_after(self.step)
+            self.run.forget_after(self.step)
         self.run.write_manifest(self.manifest)
 
     # --- training -----------------------------------------------------------------------------
@@ -281,7 +286,7 @@ class Trainer:
         torch.manual_seed(self.settings.seed + share.first_row + self.accelerator.process_index)
         learning_rate = self.scheduler.get_last_lr()[0]
         weight = numbers.pop("weight")  # > 0, as every row has loss
-        part = accumulate_gradients(self.accelerator, self.model, share.batches, weight)
+        part, by_segment = accumulate_gradients(self.accelerator, self.model, share.batches, weight)
         loss = float(self.accelerator.reduce(part, "sum"))
         norm = float(
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
@@ -296,6 +301,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.scheduler.step()
         self.step = share.step
+        self.seen.add(share, by_segment)
         counts = {name: int(number) for name, number in numbers.items()}
         self.totals.update(counts)
         return {
@@ -312,6 +318,7 @@ class Trainer:
     # --- saving -------------------------------------------------------------------------------
 
     def _save_checkpoint(self, status: str = "running") -> None:
+        self._save_lineage()
         if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
@@ -321,7 +328,25 @@ class Trainer:
             }
             self.run.save_checkpoint(self.step, self.accelerator.unwrap_model(self.model), state)
             self._write_manifest(status)
+            self._tell_lake()
         self.accelerator.wait_for_everyone()
+
+    def _save_lineage(self) -> None:
+        tables = gather_object([self.seen.take()])
+        if self.accelerator.is_main_process:
+            save(self.run, tables)
+
+    def _tell_lake(self) -> None:
+        """Where that fails, training goes on: the run's folder has it all, for a later time."""
+        try:
+            problem = None if tell_lake(self.run) else "there is none here"
+        except (TrajlakeError, DeltaError) as error:
+            problem = str(error)
+        if problem:
+            self._say(
+                f"the lake does not know of this run ({problem}); where it is, use "
+                f"`python -m train.lineage {self.run.path}`"
+            )
 
     def _finish(self) -> None:
         result = self.run.path / ("model" if self.settings.method == "full" else "adapter")
@@ -331,8 +356,10 @@ class Trainer:
                 self.tokenizer.save_pretrained(staging)
         self.accelerator.wait_for_everyone()
         evaluation = self._evaluate() if self.prepared.count("eval") else None
+        self._save_lineage()
         if self.accelerator.is_main_process:
             self._write_manifest("finished", eval=evaluation, result=result.name)
+            self._tell_lake()
         if evaluation:
             self._say(f"eval loss {evaluation['loss']:.4f}")
         self._say(f"finished: {result}")

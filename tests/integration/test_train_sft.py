@@ -31,7 +31,9 @@ from safetensors.torch import load_file
 from train_export import react_sample, tool_sample, write_export
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from train import sft
+from train import lineage, sft
+from udfs import lake
+from udfs.training_tables import RUN_SCHEMA, RUNS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "train/configs/tiny.yaml"
@@ -52,16 +54,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples[4] = too_long(4)
     samples[17] = react_sample(17) | {"loss_flags": [False] * 4}
     write_export(home / "exports" / "default", samples, [react_sample(i) for i in range(900, 905)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAJLAKE_LAKE", str(home / "lake"))
+        lake.write(RUNS, RUN_SCHEMA.empty_table().to_reader(), lake.WriteOptions())
     return home
+
+
+def places(home: Path) -> dict[str, str]:
+    """The environment in which runs find what is in the folder."""
+    folders = {f"TRAJLAKE_{n.upper()}": str(home / n) for n in ("exports", "prepared", "lake")}
+    return folders | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)
 def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("TRAJLAKE_EXPORTS", str(home / "exports"))
-    monkeypatch.setenv("TRAJLAKE_PREPARED", str(home / "prepared"))
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in places(home).items():
+        monkeypatch.setenv(name, value)
     torch.set_num_threads(1)
 
 
@@ -108,9 +117,8 @@ def launched(home: Path) -> Path:
     """The folder of a run that `accelerate launch` started and that finished."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setenv("TRAJLAKE_EXPORTS", str(home / "exports"))
-        patch.setenv("TRAJLAKE_PREPARED", str(home / "prepared"))
-        patch.setenv("OMP_NUM_THREADS", "1")
+        for name, value in places(home).items():
+            patch.setenv(name, value)
         done = launch(["accelerate", "launch", "--cpu"], settings(home, "launched"))
     assert done.returncode == 0, done.stderr
     assert f"step {STEPS}/{STEPS}  loss" in done.stdout
@@ -186,6 +194,52 @@ def test_the_documented_query_lists_the_samples_of_a_step(home: Path, launched: 
     ]
 
 
+def lineage_of(run: Path) -> list[dict[str, Any]]:
+    """What the lake has of a run, in order."""
+    with lake.connect() as connection:
+        found = connection.execute(
+            "select * from training_lineage where run_id = ? order by step, row, segment",
+            [manifest_of(run)["run_id"]],
+        )
+        rows: list[dict[str, Any]] = found.to_arrow_table().to_pylist()
+        return rows
+
+
+def test_the_lake_says_what_each_step_saw_and_how_hard_it_was(home: Path, launched: Path) -> None:
+    seen, metrics = lineage_of(launched), metrics_of(launched)
+
+    assert [(s["step"], s["row"]) for s in seen] == [(1 + r // 8, r) for r in range(46)]
+    assert {s["rank"] for s in seen} == {0}
+    # Positions 4 and 17 were refused.
+    assert [s["position"] for s in seen] == [p for p in range(48) if p not in (4, 17)]
+    assert seen[1]["trajectory_id"] == "react-1"
+    for line in metrics:
+        of_step = [s for s in seen if s["step"] == line["step"]]
+        assert sum(s["trained_tokens"] for s in of_step) == line["trained_tokens"]
+        loss = sum(s["nll"] for s in of_step) / sum(s["weight"] for s in of_step)
+        assert loss == pytest.approx(line["loss"], rel=1e-5)
+    assert all(s["weight"] == s["trained_tokens"] * (1 + s["position"] % 3) for s in seen)
+
+    with lake.connect() as connection:
+        [run] = connection.execute(
+            "select status, step, recipe, trained_tokens from training_runs where run_id = ?",
+            [manifest_of(launched)["run_id"]],
+        ).fetchall()
+    assert run == ("finished", STEPS, "default", sum(m["trained_tokens"] for m in metrics))
+
+
+def test_a_run_is_told_to_a_lake_once(
+    launched: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = lineage_of(launched)
+    assert lineage.main([str(launched)]) == 0
+    assert lineage_of(launched) == seen
+
+    monkeypatch.setenv("TRAJLAKE_LAKE", str(launched.parent / "none"))
+    assert lineage.main([str(launched)]) == 1
+    assert "there is no lake at" in capfd.readouterr().err
+
+
 def test_packed_rows_train_too(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = home / "runs" / "packed"
     packed = ["packing=window", "too_long=split", "global_batch_size=2", "max_steps=3"]
@@ -195,6 +249,12 @@ def test_packed_rows_train_too(home: Path, capfd: pytest.CaptureFixture[str]) ->
     assert manifest["prepared"]["splits"]["train"]["efficiency"] > 0.8
     assert all(m["segments"] > 2 * m["rows"] for m in metrics)
     assert metrics[-1]["loss"] < metrics[0]["loss"]
+    seen = lineage_of(run)
+    assert len(seen) == manifest["totals"]["segments"]
+    for line in metrics:
+        of_step = [s for s in seen if s["step"] == line["step"]]
+        loss = sum(s["nll"] for s in of_step) / sum(s["weight"] for s in of_step)
+        assert loss == pytest.approx(line["loss"], rel=1e-5)
 
 
 # --- two processes ----------------------------------------------------------------------------
@@ -294,16 +354,10 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 def killed(home: Path) -> Iterator[Path]:
     """A run killed after a checkpoint: its folder says `running`, and nobody is."""
     run = home / "runs" / "killed"
-    variables = {
-        "TRAJLAKE_EXPORTS": str(home / "exports"),
-        "TRAJLAKE_PREPARED": str(home / "prepared"),
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-    }
     process = subprocess.Popen(
         [sys.executable, "-m", "train.sft", *settings(home, run.name)],
         cwd=ROOT,
-        env=os.environ | variables,
+        env=os.environ | places(home),
     )
     watcher = when_steps_are_done(run, 3, process.kill)
     assert process.wait(timeout=120) == -signal.SIGKILL
@@ -331,6 +385,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_other_ranks(
     assert manifest["sessions"][1]["first_step"] in (3, 5)
     assert manifest["totals"] == manifest_of(launched)["totals"]
     assert manifest["refused"] == manifest_of(launched)["refused"]
+    ours, theirs = lineage_of(run), lineage_of(launched)
+    assert [(s["step"], s["row"]) for s in ours] == [(s["step"], s["row"]) for s in theirs]
+    first = manifest["sessions"][1]["first_step"]
+    assert all(s["rank"] == (s["row"] % 2 if s["step"] >= first else 0) for s in ours)
 
 
 def swap_rows(home: Path) -> None:

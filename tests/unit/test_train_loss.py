@@ -44,6 +44,7 @@ def batch_of(rows: Sequence[tuple[list[int], list[float]]]) -> Batch:
         "input_ids": torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows]),
         "position_ids": torch.arange(width).repeat(len(rows), 1),
         "token_weight": torch.tensor([w + [0.0] * (width - len(w)) for _, w in rows]),
+        "segment": torch.arange(len(rows)).unsqueeze(1).expand(-1, width),
     }
 
 
@@ -72,7 +73,7 @@ def by_hand(model: LlamaForCausalLM, rows: Sequence[tuple[list[int], list[float]
 def gradients(model: LlamaForCausalLM, batches: Sequence[Batch]) -> tuple[float, torch.Tensor]:
     model.zero_grad()
     weight = total_weight(batches)
-    loss = accumulate_gradients(Accelerator(cpu=True), model, batches, weight)
+    loss, _ = accumulate_gradients(Accelerator(cpu=True), model, batches, weight)
     found = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return float(loss), torch.cat(found)
 

@@ -52,7 +52,10 @@ def train(home: Path, run: str, method: str, *more: str) -> Path:
         *more,
     ]
     arguments = [part for value in values for part in ("--set", value)]
-    assert sft.main(["--config", "train/configs/tiny.yaml", *arguments]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("exports", "prepared", "lake"):
+            patch.setenv(f"TRAJLAKE_{name.upper()}", str(home / name))
+        assert sft.main(["--config", "train/configs/tiny.yaml", *arguments]) == 0
     return home / "runs" / run
 
 
