@@ -191,7 +191,7 @@ def _card(manifest: Mapping[str, Any], base_sha256: str) -> str:
         base_sha256=base_sha256,
         method=settings["method"],
         steps=manifest["step"],
-        samples=manifest["totals"]["samples"],
+        samples=manifest["totals"]["segments"],
         trained_tokens=manifest["totals"]["trained_tokens"],
         recipe=export["recipe"],
         manifest_sha256=export["manifest_sha256"],
