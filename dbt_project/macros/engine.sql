@@ -134,3 +134,9 @@ unnest({{ list }}) as {{ item }},
 {% macro each_word(text) %}{{ return(adapter.dispatch("each_word")(text)) }}{% endmacro %}
 {% macro duckdb__each_word(text) %}unnest(list_filter(string_split({{ text }}, ' '), lambda word: word <> '')){% endmacro %}
 {% macro spark__each_word(text) %}explode(filter(split({{ text }}, ' '), word -> word <> '')){% endmacro %}
+
+
+{# Before a part of a query that is read twice and would be large to keep: it is made twice. #}
+{% macro inlined() %}{{ return(adapter.dispatch("inlined")()) }}{% endmacro %}
+{% macro duckdb__inlined() %}not materialized{% endmacro %}
+{% macro spark__inlined() %}{% endmacro %}

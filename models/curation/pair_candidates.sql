@@ -91,7 +91,7 @@ distinct_runs as (
 ),
 
 -- A run has one row for each measure that it has a value on.
-valued as (
+valued as {{ inlined() }} (
 
     select
         *,
@@ -113,21 +113,26 @@ valued as (
 
 ),
 
-spread as (
+-- Measures of a task on which its runs differ enough to make a pair.
+contested as (
 
-    select
-        *,
-        max(case when is_good then value end) over tasks as best_of_task,
-        min(value) over tasks as worst_of_task,
+    select {{ scale[:4] | join(", ") }}
     from valued
-    window tasks as (partition by {{ scale[:4] | join(", ") }})
+    group by {{ scale[:4] | join(", ") }}
+    having
+        {{ is_margin("max(case when is_good then value end)", "min(value)", "min(least_margin)") }}
 
 ),
 
 rivals as (
 
-    select * from spread
-    where {{ is_margin("best_of_task", "worst_of_task", "least_margin") }}
+    select valued.*
+    from valued
+    inner join contested
+        on
+            {% for column in scale[:4] -%}
+            valued.{{ column }} = contested.{{ column }}
+            {% if not loop.last %}and {% endif -%}{% endfor %}
 
 ),
 
