@@ -21,6 +21,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from udfs.errors import TrainingError
@@ -89,6 +91,15 @@ class SftSettings(_Settings):
     seed: NonNegativeInt = 0
 
     checkpoint_every: PositiveInt = 100  # steps
+    eval_every: PositiveInt | None = None  # steps; null: only at the end
+    stop_after_evals_without_gain: PositiveInt | None = None  # null: never; else the best is kept
+
+    @field_validator("stop_after_evals_without_gain")
+    @classmethod
+    def _has_evals_to_count(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("eval_every") is None:
+            raise ValueError("it counts evaluations: set eval_every too")
+        return value
 
 
 # What a resumed run may change, because none of it changes what is learned.

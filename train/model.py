@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -94,8 +96,26 @@ def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | N
     return model.train()
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within the block, no dropout and no gradients; afterwards the model trains on.
+
+    4-bit layers stay in the mode of training, which means nothing else to them: in that of
+    evaluation, bitsandbytes turns weights on a CPU into a form that has no gradient, for good.
+    """
+    model.eval()
+    for module in model.modules():
+        if hasattr(getattr(module, "weight", None), "quant_state"):
+            module.training = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train()
+
+
 def check_packing(model: nn.Module) -> None:
-    """Look whether a segment sees the one before it in the same row, and leave the model as it is.
+    """Look whether a segment sees the one before it in the same row; the model trains on.
 
     Layers that carry a state along the row, as in Mamba, know nothing of segments.
 
@@ -108,15 +128,11 @@ def check_packing(model: nn.Module) -> None:
     positions = torch.arange(8, device=one.device).repeat(2).unsqueeze(0)
 
     def second(ids: Tensor) -> Tensor:
-        """Logits of the second segment, with the same dropout each time."""
-        torch.manual_seed(0)
+        """Logits of the second segment."""
         logits: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits
         return logits[0, 8:].float()
 
-    # Not in the mode of evaluation: there, bitsandbytes turns 4-bit weights on a CPU into a form
-    # that has no gradient.
-    devices = [one.device] if one.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with evaluation_mode(model):
         before, after = second(one), second(other)
     if (before - after).abs().max() > 0.01 * before.std():
         raise TrainingError(

@@ -4,7 +4,8 @@
     ├── config.yaml      the settings, overrides included; `--resume` starts from them
     ├── manifest.json    what the run was made from and what it saw
     ├── metrics.jsonl    one line per optimiser step
-    ├── checkpoints/     step-<k>/: the newest only; model, optimiser, schedule, step
+    ├── evals.jsonl      one line per evaluation
+    ├── checkpoints/     step-<k>/: the newest, and the best if a run may stop early
     └── adapter/         the result (`model/` for the method `full`), tokenizer included
 
 Every file and folder here appears whole or not at all.
@@ -33,6 +34,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self._metrics = path / "metrics.jsonl"
+        self._evals = path / "evals.jsonl"
         self._checkpoints = path / "checkpoints"
 
     def check_new(self) -> None:
@@ -73,26 +75,38 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one step's line."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append(self._metrics, line)
 
-    def forget_metrics_after(self, step: int) -> None:
+    def append_eval(self, line: dict[str, Any]) -> None:
+        """Add one evaluation's line."""
+        self._append(self._evals, line)
+
+    def forget_lines_after(self, step: int) -> None:
         """Drop the lines of steps that a resumed run takes again."""
-        if self._metrics.exists():
-            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        for file in filter(Path.exists, (self._metrics, self._evals)):
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             # A killed run may have left half a line, but only of a step after its checkpoint.
-            kept = lines[:step]
-            self._write(self._metrics, "".join(kept))
+            kept = [
+                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
+            ]
+            self._write(file, "".join(kept))
 
-    def save_checkpoint(self, step: int, model: Any, state: dict[str, Any]) -> None:
-        """Write a checkpoint, then remove the older ones."""
-        target = self._checkpoints / f"step-{step:08d}"
+    def save_checkpoint(
+        self, step: int, model: Any, state: dict[str, Any], keep: int | None = None
+    ) -> None:
+        """Write a checkpoint, then remove the older ones but that of step `keep`."""
+        target = self.checkpoint(step)
         with atomic_folder(target) as staging:
             save_model(model, staging)
             torch.save(state, staging / "state.pt")
+        kept = {target} if keep is None else {target, self.checkpoint(keep)}
         for other in self._checkpoints.iterdir():
-            if other != target:
+            if other not in kept:
                 shutil.rmtree(other)
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self._checkpoints / f"step-{step:08d}"
 
     def newest_checkpoint(self) -> Path:
         """The folder of the newest complete checkpoint.
@@ -106,6 +120,11 @@ class RunFolder:
         return found[-1]
 
     @staticmethod
+    def _append(file: Path, line: dict[str, Any]) -> None:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    @staticmethod
     def _write(file: Path, content: str) -> None:
         staging = file.with_name(f".{file.name}-{os.getpid()}")
         staging.write_text(content, encoding="utf-8")
@@ -116,6 +135,13 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """What `save_checkpoint` was given as `state`."""
     state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location="cpu")
     return state
+
+
+def copy_model(checkpoint: Path, folder: Path) -> None:
+    """Put what `save_checkpoint` was given as `model` into `folder`."""
+    shutil.copytree(
+        checkpoint, folder, ignore=shutil.ignore_patterns("state.pt"), dirs_exist_ok=True
+    )
 
 
 def save_model(model: Any, folder: Path) -> None:

@@ -23,6 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,11 +42,12 @@ from train.loss import accumulate_gradients, total_weight, weighted_nll
 from train.model import (
     base_model_sha256,
     check_packing,
+    evaluation_mode,
     footprint,
     load_model,
 )
 from train.prepare import Preparation, summary
-from train.run import RunFolder, load_state, save_model
+from train.run import RunFolder, copy_model, load_state, save_model
 from train.tiny import make_tiny_model
 from train.tokenizer import load_tokenizer, tokenizer_sha256
 from udfs.errors import TrainingError, TrajlakeError
@@ -92,12 +94,18 @@ class Trainer:
         if self.accelerator.is_local_main_process:
             self.prepared.verify()
         self._say(summary(self.prepared))
+        if settings.eval_every and not self.prepared.count("eval"):
+            raise TrainingError(
+                f"eval_every is set, but {self.prepared.folder} has no rows to evaluate on. Give "
+                "the recipe an eval_fraction and export again, or set eval_every to null."
+            )
         self.total_steps = math.ceil(self.prepared.count("train") / settings.global_batch_size)
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
 
         self.totals: Counter[str] = Counter()
         self.step = 0
+        self.evals = Evals()
         self._load(checkpoint)
         self._open_run(is_new=checkpoint is None)
 
@@ -169,6 +177,7 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
             self.step = state["step"]
             self.totals.update(state["totals"])
+            self.evals = Evals(**state["evals"])
 
     def _open_run(self, is_new: bool) -> None:
         if not self.accelerator.is_main_process:
@@ -213,7 +222,7 @@ class Trainer:
             self.manifest = self.run.read_manifest()
             self.manifest["status"] = "running"
             self.manifest["sessions"].append(session)
-            self.run.forget_metrics_after(self.step)
+            self.run.forget_lines_after(self.step)
         self.run.write_manifest(self.manifest)
 
     # --- training -----------------------------------------------------------------------------
@@ -222,7 +231,7 @@ class Trainer:
         """Train to the last step and write the result, or stop at a signal with a checkpoint.
 
         Raises:
-            TrainingError: the loss is no number.
+            TrainingError: a loss is no number.
         """
         with StopSignal() as stop:
             stopped = self._take_steps(stop)
@@ -240,7 +249,7 @@ class Trainer:
         self.accelerator.end_training()
 
     def _take_steps(self, stop: StopSignal) -> bool:
-        """Train to the last step; True if a signal came before."""
+        """Train to the last step, or until evaluations stop it; True if a signal came before."""
         progress = Progress(self.step, self.total_steps)
         start = self.step * self.settings.global_batch_size
         steps = range(self.step, self.total_steps)
@@ -256,6 +265,11 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.run.append_metrics(line)
                 progress.show(line)
+            if self.settings.eval_every and self.step % self.settings.eval_every == 0:
+                self._evaluate()
+                if self.evals.without_gain == self.settings.stop_after_evals_without_gain:
+                    return False
+                progress.seconds()  # an evaluation is no part of the next step
             if self.step % self.settings.checkpoint_every == 0:
                 self._save_checkpoint()
         return False
@@ -318,32 +332,65 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "totals": dict(self.totals),
+                "evals": asdict(self.evals),
             }
-            self.run.save_checkpoint(self.step, self.accelerator.unwrap_model(self.model), state)
+            keep = self.evals.best["step"] if self._keeps_best and self.evals.best else None
+            model = self.accelerator.unwrap_model(self.model)
+            self.run.save_checkpoint(self.step, model, state, keep)
             self._write_manifest(status)
         self.accelerator.wait_for_everyone()
 
+    @property
+    def _keeps_best(self) -> bool:
+        """The result is what the best evaluation saw, not what the last step left."""
+        return self.settings.stop_after_evals_without_gain is not None
+
     def _finish(self) -> None:
-        result = self.run.path / ("model" if self.settings.method == "full" else "adapter")
+        self._save_result()  # before anything that may go wrong
+        is_evaluated = self.evals.last is not None and self.evals.last["step"] == self.step
+        if self.prepared.count("eval") and not is_evaluated:
+            self._evaluate()
+        evaluation = self.evals.last
+        if self._keeps_best and self.evals.best != self.evals.last:
+            evaluation = self.evals.best
+            assert evaluation is not None
+            self._save_result(best_step=evaluation["step"])
         if self.accelerator.is_main_process:
-            with atomic_folder(result) as staging:
-                save_model(self.accelerator.unwrap_model(self.model), staging)
+            self._write_manifest(
+                "finished",
+                stopped_early=self.step < self.total_steps,
+                eval=evaluation,
+                result=self._result.name,
+            )
+        if self.step < self.total_steps:
+            self._say(
+                f"stopped early: {self.evals.without_gain} evaluations without gain since step "
+                f"{evaluation and evaluation['step']}"
+            )
+        self._say(f"finished: {self._result}")
+
+    @property
+    def _result(self) -> Path:
+        return self.run.path / ("model" if self.settings.method == "full" else "adapter")
+
+    def _save_result(self, best_step: int | None = None) -> None:
+        """Write the model as it is now, or as it was at a step that has a checkpoint."""
+        if self.accelerator.is_main_process:
+            with atomic_folder(self._result) as staging:
+                if best_step is None:
+                    save_model(self.accelerator.unwrap_model(self.model), staging)
+                else:
+                    copy_model(self.run.checkpoint(best_step), staging)
                 self.tokenizer.save_pretrained(staging)
         self.accelerator.wait_for_everyone()
-        evaluation = self._evaluate() if self.prepared.count("eval") else None
-        if self.accelerator.is_main_process:
-            self._write_manifest("finished", eval=evaluation, result=result.name)
-        if evaluation:
-            self._say(f"eval loss {evaluation['loss']:.4f}")
-        self._say(f"finished: {result}")
 
-    def _evaluate(self) -> dict[str, Any]:
-        """Σ(w·nll)/Σw over the eval split."""
-        self.model.eval()
+    def _evaluate(self) -> None:
+        """Note Σ(w·nll)/Σw over the eval split, at this step."""
+        began = time.monotonic()
         weight = 0.0
         counts: Counter[str] = Counter()
         nll = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        with torch.no_grad():
+        with evaluation_mode(self.model):
             for share in self._shares("eval", 0):
                 for batch in share.batches:
                     nll += weighted_nll(
@@ -352,11 +399,22 @@ class Trainer:
                     )
                 weight += total_weight(share.batches)
                 counts.update(share.counts)
-        self.model.train()
         numbers = self._sum_over_ranks(nll=float(nll), weight=weight, **counts)
-        return {"loss": numbers["nll"] / numbers["weight"]} | {
-            name: int(numbers[name]) for name in counts
-        }
+        loss = numbers["nll"] / numbers["weight"]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"eval loss {loss} after step {self.step}. Try a lower learning_rate, or a longer "
+                "warm-up; the last checkpoint is kept."
+            )
+        line = {"step": self.step, "loss": loss}
+        line |= {name: int(numbers[name]) for name in counts}
+        line["seconds"] = round(time.monotonic() - began, 4)
+        is_best = self.evals.add(line)
+        if self.accelerator.is_main_process:
+            self.run.append_eval(line)
+        self._say(f"step {self.step}/{self.total_steps}  eval loss {loss:.4f}")
+        if is_best and self._keeps_best:
+            self._save_checkpoint()
 
     def _write_manifest(self, status: str, **more: Any) -> None:
         self.manifest |= {
@@ -367,6 +425,7 @@ class Trainer:
                 self.step * self.settings.global_batch_size, self.prepared.count("train")
             ),
             "totals": dict(self.totals),
+            "best_eval": self.evals.best,
             **more,
         }
         self.run.write_manifest(self.manifest)
@@ -382,6 +441,24 @@ class Trainer:
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:
             print(text, flush=True)
+
+
+@dataclass
+class Evals:
+    """What evaluations have found so far; lines of `evals.jsonl`. Part of a checkpoint."""
+
+    last: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None  # the lowest loss, and of equal ones the first
+    without_gain: int = 0  # evaluations since the best
+
+    def add(self, line: dict[str, Any]) -> bool:
+        """Note one more; whether it is the best."""
+        self.last = line
+        is_best = self.best is None or line["loss"] < self.best["loss"]
+        if is_best:
+            self.best = line
+        self.without_gain = 0 if is_best else self.without_gain + 1
+        return is_best
 
 
 class StopSignal:

@@ -197,6 +197,77 @@ def test_packed_rows_train_too(home: Path, capfd: pytest.CaptureFixture[str]) ->
     assert metrics[-1]["loss"] < metrics[0]["loss"]
 
 
+# --- evaluated on the way ---------------------------------------------------------------------
+
+
+def evals_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+
+
+# A learning rate so high that the eval loss soon rises.
+EARLY = [
+    "method=full",
+    "learning_rate=0.2",
+    "schedule=constant_with_warmup",
+    "warmup_steps=0",
+    "eval_every=1",
+]
+
+
+def test_evaluating_does_not_change_what_is_learned(home: Path, launched: Path) -> None:
+    run = home / "runs" / "evaluated"
+    assert sft.main(settings(home, run.name, "eval_every=2")) == 0
+    evals, manifest = evals_of(run), manifest_of(run)
+
+    assert [line["step"] for line in evals] == [2, 4, 6]
+    assert manifest["eval"] == evals[-1]
+    assert manifest["best_eval"] == min(evals, key=lambda line: line["loss"])
+    assert manifest["stopped_early"] is False
+    assert [m["loss"] for m in metrics_of(run)] == [m["loss"] for m in metrics_of(launched)]
+    ours, theirs = result_of(run), result_of(launched)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_without_gain_stops_early_with_its_best(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, short = home / "runs" / "early", home / "runs" / "until-best"
+    more = [*EARLY, "stop_after_evals_without_gain=2"]
+    assert sft.main(settings(home, run.name, *more)) == 0
+    evals, manifest = evals_of(run), manifest_of(run)
+    losses = [line["loss"] for line in evals]
+    best = losses.index(min(losses)) + 1
+
+    assert manifest["stopped_early"] is True
+    assert manifest["step"] == len(evals) == len(metrics_of(run)) == best + 2 < STEPS
+    assert manifest["eval"] == manifest["best_eval"] == evals[best - 1]
+    assert f"2 evaluations without gain since step {best}" in capfd.readouterr().out
+    assert sft.main(settings(home, short.name, *EARLY, f"max_steps={best}")) == 0
+    ours, theirs = result_of(run), result_of(short)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    # The same, stopped by a signal on the way.
+    stopped = home / "runs" / "early-stopped"
+    when_steps_are_done(stopped, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert sft.main(settings(home, stopped.name, *more)) == 0
+    assert manifest_of(stopped)["status"] == "stopped"
+    assert sft.main(["--resume", str(stopped)]) == 0
+    assert without_time(evals_of(stopped)) == without_time(evals)
+    assert manifest_of(stopped)["stopped_early"] is True
+    theirs = result_of(stopped)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_that_is_to_evaluate_needs_rows_for_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_export(home / "no-eval" / "default", [react_sample(i) for i in range(3)])
+    monkeypatch.setenv("TRAJLAKE_EXPORTS", str(home / "no-eval"))
+
+    assert sft.main(settings(home, "no-eval", "eval_every=1")) == 1
+    assert "has no rows to evaluate on" in capfd.readouterr().err
+
+
 # --- two processes ----------------------------------------------------------------------------
 
 
