@@ -93,6 +93,7 @@ class SftSettings(_Settings):
     checkpoint_every: PositiveInt = 100  # steps
     eval_every: PositiveInt | None = None  # steps; null: only at the end
     stop_after_evals_without_gain: PositiveInt | None = None  # null: never; else the best is kept
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
 
     @field_validator("stop_after_evals_without_gain")
     @classmethod
@@ -103,7 +104,7 @@ class SftSettings(_Settings):
 
 
 # What a resumed run may change, because none of it changes what is learned.
-MAY_CHANGE_ON_RESUME = frozenset({"world_size", "micro_batch_size", "checkpoint_every"})
+MAY_CHANGE_ON_RESUME = frozenset({"world_size", "micro_batch_size", "checkpoint_every", "trackers"})
 
 
 def load_settings(file: Path, overrides: Sequence[str] = ()) -> SftSettings:

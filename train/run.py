@@ -5,6 +5,7 @@
     ├── manifest.json    what the run was made from and what it saw
     ├── metrics.jsonl    one line per optimiser step
     ├── evals.jsonl      one line per evaluation
+    ├── tracking/        what trackers keep here, if there are any
     ├── checkpoints/     step-<k>/: the newest, and the best if a run may stop early
     └── adapter/         the result (`model/` for the method `full`), tokenizer included
 

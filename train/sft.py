@@ -50,6 +50,7 @@ from train.prepare import Preparation, summary
 from train.run import RunFolder, copy_model, load_state, save_model
 from train.tiny import make_tiny_model
 from train.tokenizer import load_tokenizer, tokenizer_sha256
+from train.tracking import check_trackers, start_trackers, track
 from udfs.errors import TrainingError, TrajlakeError
 from udfs.folders import atomic_folder
 from udfs.settings import exports_folder
@@ -70,8 +71,11 @@ class Trainer:
 
     def __init__(self, settings: SftSettings, resume: Path | None = None) -> None:
         self.settings = settings
+        check_trackers(settings.trackers)
         self.accelerator = Accelerator(
-            mixed_precision="bf16" if settings.precision == "bfloat16" else "no"
+            mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
+            log_with=list(settings.trackers),
+            project_dir=settings.output,
         )
         self._check_launch()
         self.run = RunFolder(resume or settings.output / self._run_name())
@@ -108,6 +112,7 @@ class Trainer:
         self.evals = Evals()
         self._load(checkpoint)
         self._open_run(is_new=checkpoint is None)
+        start_trackers(self.accelerator, settings, self.run.path, first_step=self.step + 1)
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -265,6 +270,7 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.run.append_metrics(line)
                 progress.show(line)
+            track(self.accelerator, "train", line)
             if self.settings.eval_every and self.step % self.settings.eval_every == 0:
                 self._evaluate()
                 if self.evals.without_gain == self.settings.stop_after_evals_without_gain:
@@ -412,6 +418,7 @@ class Trainer:
         is_best = self.evals.add(line)
         if self.accelerator.is_main_process:
             self.run.append_eval(line)
+        track(self.accelerator, "eval", line)
         self._say(f"step {self.step}/{self.total_steps}  eval loss {loss:.4f}")
         if is_best and self._keeps_best:
             self._save_checkpoint()

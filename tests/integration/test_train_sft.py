@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,38 @@ def test_a_run_that_is_to_evaluate_needs_rows_for_it(
 
     assert sft.main(settings(home, "no-eval", "eval_every=1")) == 1
     assert "has no rows to evaluate on" in capfd.readouterr().err
+
+
+# --- trackers ---------------------------------------------------------------------------------
+
+
+def test_tensorboard_gets_what_the_files_of_the_run_say(home: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = home / "runs" / "tracked"
+    more = ["trackers=[tensorboard]", "max_steps=4", "eval_every=2"]
+    assert sft.main(settings(home, run.name, *more)) == 0
+    events = EventAccumulator(str(run / "tracking" / "trajlake"))
+    events.Reload()
+
+    for tag, lines in (("train/loss", metrics_of(run)), ("eval/loss", evals_of(run))):
+        found = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert found == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = [name for name in ("tensorboard", "mlflow", "wandb") if find_spec(name) is None]
+    if not missing:
+        pytest.skip("every tracker is installed")
+
+    assert sft.main(settings(home, "untracked", f"trackers=[{missing[0]}]")) == 1
+    said = capfd.readouterr()
+    assert f"`pip install {missing[0]}`" in said.err
+    assert "prepared:" not in said.out
+    assert not (home / "runs" / "untracked").exists()
 
 
 # --- two processes ----------------------------------------------------------------------------
