@@ -47,11 +47,14 @@ def base_model_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | None = None) -> Any:
+def load_model(
+    settings: SftSettings, device: torch.device | None, checkpoint: Path | None = None
+) -> Any:
     """The model to train: transformers' own for the method `full`, else peft's around it.
 
     Args:
-        device: where the weights go.
+        device: where the weights go; null: the memory of the CPU, of the first process only where
+            accelerate's config says so (`fsdp_cpu_ram_efficient_loading`).
         checkpoint: a folder that `save_pretrained` wrote; null: a fresh start. New adapters are
             drawn from torch's current random state.
 
@@ -65,9 +68,10 @@ def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | N
     source = str(checkpoint) if full and checkpoint else settings.model.path
     options: dict[str, Any] = {
         "dtype": frozen_dtype,
-        "device_map": {"": device},
         "attn_implementation": settings.model.attention,
     }
+    if device is not None:
+        options["device_map"] = {"": device}
     if settings.method == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,

@@ -93,12 +93,17 @@ class RunFolder:
             self._write(file, "".join(kept))
 
     def save_checkpoint(
-        self, step: int, model: Any, state: dict[str, Any], keep: int | None = None
+        self,
+        step: int,
+        model: Any,
+        weights: dict[str, Any],
+        state: dict[str, Any],
+        keep: int | None = None,
     ) -> None:
         """Write a checkpoint, then remove the older ones but that of step `keep`."""
         target = self.checkpoint(step)
         with atomic_folder(target) as staging:
-            save_model(model, staging)
+            save_model(model, weights, staging)
             torch.save(state, staging / "state.pt")
         kept = {target} if keep is None else {target, self.checkpoint(keep)}
         for other in self._checkpoints.iterdir():
@@ -145,8 +150,13 @@ def copy_model(checkpoint: Path, folder: Path) -> None:
     )
 
 
-def save_model(model: Any, folder: Path) -> None:
-    """Write a model, or its adapter, in the form that `from_pretrained` reads."""
+def save_model(model: Any, weights: dict[str, Any], folder: Path) -> None:
+    """Write a model, or its adapter, in the form that `from_pretrained` reads.
+
+    Args:
+        model: not wrapped.
+        weights: its trained ones, by name; those of the model itself may be shards.
+    """
     # peft would otherwise ask the hub whether the base model's vocabulary was extended.
     options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-    model.save_pretrained(folder, **options)
+    model.save_pretrained(folder, state_dict=weights, **options)

@@ -32,7 +32,7 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from transformers import get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
@@ -48,6 +48,7 @@ from train.model import (
 )
 from train.prepare import Preparation, summary
 from train.run import RunFolder, copy_model, load_state, save_model
+from train.sharding import check_strategy, restore_optimizer, whole_model, whole_optimizer
 from train.tiny import make_tiny_model
 from train.tokenizer import load_tokenizer, tokenizer_sha256
 from train.tracking import check_trackers, start_trackers, track
@@ -74,7 +75,7 @@ class Trainer:
         check_trackers(settings.trackers)
         self.accelerator = Accelerator(
             mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
-            log_with=list(settings.trackers),
+            log_with=list(settings.trackers) or None,
             project_dir=settings.output,
         )
         self._check_launch()
@@ -132,12 +133,7 @@ class Trainer:
                 f"process(es) in micro-batches of {settings.micro_batch_size}: it must be a "
                 f"multiple of {processes * settings.micro_batch_size}"
             )
-        plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        if self.accelerator.distributed_type not in plain:
-            raise TrainingError(
-                f"accelerate's config asks for {self.accelerator.distributed_type.value}, whose "
-                "checkpoints train.sft cannot write yet. Launch with data parallelism."
-            )
+        check_strategy(self.accelerator, settings.method)
 
     def _run_name(self) -> str:
         """The configured name, or one from the time of start, the same on every rank."""
@@ -159,10 +155,9 @@ class Trainer:
     def _load(self, checkpoint: Path | None) -> None:
         settings = self.settings
         torch.manual_seed(settings.seed)  # every rank draws the same first adapter
-        model = load_model(settings, self.accelerator.device, checkpoint)
+        device = None if self.accelerator.is_fsdp2 else self.accelerator.device
+        model = load_model(settings, device, checkpoint)
         self.footprint = footprint(model)
-        if settings.packing != "none":
-            check_packing(model)
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=settings.learning_rate,
@@ -176,9 +171,11 @@ class Trainer:
         )
         # The scheduler stays ours: a prepared one takes `world_size` steps at a time.
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if settings.packing != "none":
+            check_packing(self.model)
         if checkpoint:
             state = load_state(checkpoint)
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(self.model, optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.step = state["step"]
             self.totals.update(state["totals"])
@@ -332,17 +329,19 @@ class Trainer:
     # --- saving -------------------------------------------------------------------------------
 
     def _save_checkpoint(self, status: str = "running") -> None:
+        weights = whole_model(self.model)
+        optimizer = whole_optimizer(self.model, self.optimizer.optimizer)
         if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "scheduler": self.scheduler.state_dict(),
                 "totals": dict(self.totals),
                 "evals": asdict(self.evals),
             }
             keep = self.evals.best["step"] if self._keeps_best and self.evals.best else None
             model = self.accelerator.unwrap_model(self.model)
-            self.run.save_checkpoint(self.step, model, state, keep)
+            self.run.save_checkpoint(self.step, model, weights, state, keep)
             self._write_manifest(status)
         self.accelerator.wait_for_everyone()
 
@@ -381,10 +380,11 @@ class Trainer:
 
     def _save_result(self, best_step: int | None = None) -> None:
         """Write the model as it is now, or as it was at a step that has a checkpoint."""
+        weights = whole_model(self.model) if best_step is None else {}
         if self.accelerator.is_main_process:
             with atomic_folder(self._result) as staging:
                 if best_step is None:
-                    save_model(self.accelerator.unwrap_model(self.model), staging)
+                    save_model(self.accelerator.unwrap_model(self.model), weights, staging)
                 else:
                     copy_model(self.run.checkpoint(best_step), staging)
                 self.tokenizer.save_pretrained(staging)
