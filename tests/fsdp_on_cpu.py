@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
 decide = AcceleratorState.__init__
@@ -28,7 +28,7 @@ def decide_for_fsdp(self: AcceleratorState, *args: Any, **options: Any) -> None:
     plugin = options["fsdp_plugin"]
     if self._mixed_precision != "no":
         plugin.set_mixed_precision(self._mixed_precision)
-    self.distributed_type = DistributedType.FSDP
+    self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     self.fsdp_plugin = plugin
 
 

@@ -78,6 +78,7 @@ def load_model(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=frozen_dtype,
+            bnb_4bit_quant_storage=frozen_dtype,  # FSDP shards no integers
         )
     model: Any
     try:
@@ -109,7 +110,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """
     model.eval()
     for module in model.modules():
-        if hasattr(getattr(module, "weight", None), "quant_state"):
+        if hasattr(module, "quant_state"):
             module.training = True
     try:
         with torch.no_grad():

@@ -139,7 +139,11 @@ class RunFolder:
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """What `save_checkpoint` was given as `state`."""
-    state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location="cpu")
+    state: dict[str, Any] = torch.load(
+        checkpoint / "state.pt",
+        map_location="cpu",
+        mmap=True,  # the ranks of a machine share its memory
+    )
     return state
 
 

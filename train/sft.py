@@ -133,7 +133,7 @@ class Trainer:
                 f"process(es) in micro-batches of {settings.micro_batch_size}: it must be a "
                 f"multiple of {processes * settings.micro_batch_size}"
             )
-        check_strategy(self.accelerator, settings.method)
+        check_strategy(self.accelerator)
 
     def _run_name(self) -> str:
         """The configured name, or one from the time of start, the same on every rank."""
@@ -187,6 +187,7 @@ class Trainer:
         session = {
             "first_step": self.step + 1,
             "world_size": self.accelerator.num_processes,
+            "distributed": self.accelerator.distributed_type.value,
             "micro_batch_size": self.settings.micro_batch_size,
             "device": str(self.accelerator.device.type),
             "started_at": _now(),

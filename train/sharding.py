@@ -24,26 +24,19 @@ from udfs.errors import TrainingError
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def check_strategy(accelerator: Accelerator, method: str) -> None:
+def check_strategy(accelerator: Accelerator) -> None:
     """The launch is one whose checkpoints we know how to write.
 
     Raises:
         TrainingError: it is not.
     """
     kind = accelerator.distributed_type
-    if kind in _PLAIN:
-        return
-    if not accelerator.is_fsdp2:
+    if kind not in _PLAIN and not accelerator.is_fsdp2:
         name = "FSDP 1" if kind == DistributedType.FSDP else kind.value
         raise TrainingError(
             f"accelerate's config asks for {name}, whose checkpoints train.sft cannot write. "
             "Launch with data parallelism, or with FSDP 2: accelerate launch --config_file "
             "train/accelerate/fsdp2.yaml"
-        )
-    if method == "qlora":
-        raise TrainingError(
-            "4-bit weights under FSDP 2 have not been tried, so they are refused. Set method to "
-            "lora, or launch with data parallelism."
         )
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,12 @@ def settings(home: Path, run: str, *more: str) -> list[str]:
     return ["--config", CONFIG, *(part for value in values for part in ("--set", value))]
 
 
-def launch(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def launch(
+    launcher: list[str], arguments: list[str], module: Sequence[str] = ("-m", "train.sft")
+) -> subprocess.CompletedProcess[str]:
     tools = Path(sys.executable).parent
     return subprocess.run(
-        [str(tools / launcher[0]), *launcher[1:], "-m", "train.sft", *arguments],
+        [str(tools / launcher[0]), *launcher[1:], *module, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -435,6 +437,52 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_other_ranks(
     assert manifest["sessions"][1]["first_step"] in (3, 5)
     assert manifest["totals"] == manifest_of(launched)["totals"]
     assert manifest["refused"] == manifest_of(launched)["refused"]
+
+
+# --- FSDP 2 -----------------------------------------------------------------------------------
+
+FSDP = ["torchrun", "--standalone", "--nproc_per_node", "2", "tests/fsdp_on_cpu.py"]
+
+
+def test_a_run_goes_on_in_shards(home: Path, launched: Path, killed: Path) -> None:
+    run = home / "runs" / "killed-sharded"
+    shutil.copytree(killed, run)
+    done = launch(FSDP, ["--resume", str(run), "--set", "world_size=2"], module=[])
+    assert done.returncode == 0, done.stderr
+    ours, theirs = manifest_of(run), manifest_of(launched)
+
+    assert [s["distributed"] for s in ours["sessions"]] == ["NO", "FSDP"]
+    for name in ("loss", "gradient_norm"):
+        assert [m[name] for m in metrics_of(run)] == pytest.approx(
+            [m[name] for m in metrics_of(launched)], rel=1e-4
+        )
+    assert ours["eval"]["loss"] == pytest.approx(theirs["eval"]["loss"], rel=1e-3)
+    expected = result_of(launched)
+    for name, weight in result_of(run).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
+
+
+def test_a_run_in_shards_goes_on_in_one_process(home: Path) -> None:
+    run, whole = home / "runs" / "sharded", home / "runs" / "sharded-whole"
+    more = ["method=full", "packing=window", "global_batch_size=2", "max_steps=null"]
+    tools = Path(sys.executable).parent
+    process = subprocess.Popen([tools / FSDP[0], *FSDP[1:], *settings(home, run.name, *more)])
+    watcher = when_steps_are_done(run, 1, process.terminate)
+    process.wait(timeout=120)
+    watcher.join()
+    assert manifest_of(run)["status"] == "stopped"
+    assert manifest_of(run)["sessions"][0]["distributed"] == "FSDP"
+    assert sft.main(["--resume", str(run)]) == 0
+
+    assert sft.main(settings(home, whole.name, *more)) == 0
+    for name in ("loss", "gradient_norm"):
+        assert [m[name] for m in metrics_of(run)] == pytest.approx(
+            [m[name] for m in metrics_of(whole)], rel=1e-3
+        )
+    expected = result_of(whole)
+    for name, weight in result_of(run).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
+    AutoModelForCausalLM.from_pretrained(run / "model")
 
 
 def swap_rows(home: Path) -> None:
