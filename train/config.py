@@ -74,6 +74,7 @@ class SftSettings(_Settings):
     method: Literal["qlora", "lora", "full"] = "qlora"
     lora: LoraSettings = LoraSettings()
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = False  # less memory, a third more time: activations come anew
 
     max_length: PositiveInt = 4096  # of a row
     too_long: Literal["refuse", "split"] = "refuse"  # a longer sample; never cut in a message
@@ -83,6 +84,7 @@ class SftSettings(_Settings):
     micro_batch_size: PositiveInt = 1  # rows in one forward pass of one process
     max_steps: PositiveInt | None = None  # null: to the last row
 
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     learning_rate: PositiveFloat = 2e-4
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "cosine"
     warmup_steps: NonNegativeInt = 0
@@ -104,7 +106,9 @@ class SftSettings(_Settings):
 
 
 # What a resumed run may change, because none of it changes what is learned.
-MAY_CHANGE_ON_RESUME = frozenset({"world_size", "micro_batch_size", "checkpoint_every", "trackers"})
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"world_size", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "trackers"}
+)
 
 
 def load_settings(file: Path, overrides: Sequence[str] = ()) -> SftSettings:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.optim.adamw import PagedAdamW8bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -85,6 +87,9 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError) as error:
         raise cannot_load("model", source, error) from error
+    if settings.gradient_checkpointing:
+        # The reentrant kind has no gradient where a checkpoint's input has none, as with adapters.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if full:
         return model.train()
     if checkpoint:
@@ -117,6 +122,25 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train()
+
+
+def make_optimizer(settings: SftSettings, model: nn.Module) -> Optimizer:
+    """An optimiser of what is trained.
+
+    `paged_adamw_8bit` keeps two bytes a parameter instead of eight, and on a GPU moves them to the
+    memory of the CPU where its own runs short (Dettmers et al., "8-bit Optimizers via Block-wise
+    Quantization", 2022). Tensors below 4,096 entries keep 32 bits.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kinds: dict[str, type[Optimizer]] = {
+        "adamw": torch.optim.AdamW,
+        "paged_adamw_8bit": PagedAdamW8bit,
+    }
+    kind: Any = kinds[settings.optimizer]
+    optimizer: Optimizer = kind(
+        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    return optimizer
 
 
 def check_packing(model: nn.Module) -> None:

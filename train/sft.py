@@ -45,6 +45,7 @@ from train.model import (
     evaluation_mode,
     footprint,
     load_model,
+    make_optimizer,
 )
 from train.prepare import Preparation, summary
 from train.run import RunFolder, copy_model, load_state, save_model
@@ -133,7 +134,7 @@ class Trainer:
                 f"process(es) in micro-batches of {settings.micro_batch_size}: it must be a "
                 f"multiple of {processes * settings.micro_batch_size}"
             )
-        check_strategy(self.accelerator)
+        check_strategy(self.accelerator, settings.optimizer)
 
     def _run_name(self) -> str:
         """The configured name, or one from the time of start, the same on every rank."""
@@ -154,15 +155,14 @@ class Trainer:
 
     def _load(self, checkpoint: Path | None) -> None:
         settings = self.settings
+        if settings.precision == "bfloat16":
+            # What autocast leaves in float32, on a GPU, may be multiplied as TF32.
+            torch.backends.cuda.matmul.allow_tf32 = True
         torch.manual_seed(settings.seed)  # every rank draws the same first adapter
         device = None if self.accelerator.is_fsdp2 else self.accelerator.device
         model = load_model(settings, device, checkpoint)
         self.footprint = footprint(model)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
+        optimizer = make_optimizer(settings, model)
         self.scheduler = get_scheduler(
             settings.schedule,
             optimizer,

@@ -24,7 +24,7 @@ from udfs.errors import TrainingError
 _PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def check_strategy(accelerator: Accelerator) -> None:
+def check_strategy(accelerator: Accelerator, optimizer: str) -> None:
     """The launch is one whose checkpoints we know how to write.
 
     Raises:
@@ -37,6 +37,11 @@ def check_strategy(accelerator: Accelerator) -> None:
             f"accelerate's config asks for {name}, whose checkpoints train.sft cannot write. "
             "Launch with data parallelism, or with FSDP 2: accelerate launch --config_file "
             "train/accelerate/fsdp2.yaml"
+        )
+    if accelerator.is_fsdp2 and optimizer != "adamw":
+        raise TrainingError(
+            f"the optimizer {optimizer} cannot keep its state in shards: set optimizer to adamw, "
+            "whose state FSDP 2 divides among the processes"
         )
 
 

@@ -303,6 +303,12 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
     assert not (home / "runs" / "untracked").exists()
 
 
+def test_gradient_checkpointing_teaches_the_same(home: Path, launched: Path) -> None:
+    run = home / "runs" / "checkpointed"
+    assert sft.main(settings(home, run.name, "gradient_checkpointing=true")) == 0
+    assert [m["loss"] for m in metrics_of(run)] == [m["loss"] for m in metrics_of(launched)]
+
+
 # --- two processes ----------------------------------------------------------------------------
 
 
@@ -370,11 +376,14 @@ def without_time(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in metrics]
 
 
-@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [("qlora", "adamw"), ("lora", "adamw"), ("full", "paged_adamw_8bit")],
+)
 def test_a_stopped_run_ends_as_one_that_was_not(
-    home: Path, method: str, capfd: pytest.CaptureFixture[str]
+    home: Path, method: str, optimizer: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    more = [f"method={method}", "lora.dropout=0.1"]
+    more = [f"method={method}", f"optimizer={optimizer}", "lora.dropout=0.1"]
     whole, stopped = home / "runs" / f"{method}-whole", home / "runs" / f"{method}-stopped"
     assert sft.main(settings(home, whole.name, *more)) == 0
 
@@ -394,6 +403,11 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert len(manifest_of(stopped)["sessions"]) == 2
     if method == "full":
         AutoModelForCausalLM.from_pretrained(stopped / "model")
+        states = [
+            each["__bnb_optimizer_quant_state__"] for each in optimizer_state(stopped).values()
+        ]
+        assert torch.uint8 in {state["state1"].dtype for state in states}
+        assert metrics_of(stopped)[-1]["loss"] < metrics_of(stopped)[0]["loss"] - 1
 
 
 @pytest.fixture(scope="module")
