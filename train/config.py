@@ -80,6 +80,7 @@ class SftSettings(_Settings):
     too_long: Literal["refuse", "split"] = "refuse"  # a longer sample; never cut in a message
     packing: Literal["none", "window"] = "none"  # a row: one segment, or as many as fit
     packing_window: PositiveInt = 64  # rows open at a time; bounds how far a sample moves
+    order: Literal["plan", "shards"] = "plan"  # shards: the specification's own (train.sampler)
     global_batch_size: PositiveInt = 16  # rows in one optimiser step, over all processes
     micro_batch_size: PositiveInt = 1  # rows in one forward pass of one process
     max_steps: PositiveInt | None = None  # null: to the last row

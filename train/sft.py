@@ -30,9 +30,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
 from transformers import get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
@@ -49,6 +51,7 @@ from train.model import (
 )
 from train.prepare import Preparation, summary
 from train.run import RunFolder, copy_model, load_state, save_model
+from train.sampler import shard_order
 from train.sharding import check_strategy, restore_optimizer, whole_model, whole_optimizer
 from train.tiny import make_tiny_model
 from train.tokenizer import load_tokenizer, tokenizer_sha256
@@ -57,6 +60,14 @@ from udfs.errors import TrainingError, TrajlakeError
 from udfs.folders import atomic_folder
 from udfs.settings import exports_folder
 
+_ORDER_RULES = {
+    "plan": "step k (from 1) reads rows (k-1)*B to min(k*B, rows)-1, B = global_batch_size; rank r "
+    "of w reads those with row % w == r; rows.parquet in the prepared folder has the plan "
+    "positions of each",
+    "shards": "in step k (from 1), rank r of w reads the places (k-1)*B/w to k*B/w-1, B = "
+    "global_batch_size, of train.sampler.shard_order(sources of the rows' first segments, their "
+    "counts of rows, seed, r, w)",
+}
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes")
 
 
@@ -151,6 +162,13 @@ class Trainer:
                 f"{self.run.path} cannot go on: {', '.join(changed)} differ from what it began "
                 "with. Restore the export, base model or tokenizer, or start a new run."
             )
+        world_size = before["sessions"][-1]["world_size"]
+        if self.settings.order == "shards" and world_size != self.accelerator.num_processes:
+            raise TrainingError(
+                f"{self.run.path} has the order `shards`, which is another for "
+                f"{self.accelerator.num_processes} process(es) than for the {world_size} it began "
+                f"with: rows would be read twice, and others never. Resume with {world_size}."
+            )
         return self.run.newest_checkpoint()
 
     def _load(self, checkpoint: Path | None) -> None:
@@ -215,9 +233,7 @@ class Trainer:
                     "rows": self.prepared.count("train"),
                     "global_batch_size": self.settings.global_batch_size,
                     "total_steps": self.total_steps,
-                    "rule": "step k (from 1) reads rows (k-1)*B to min(k*B, rows)-1, "
-                    "B = global_batch_size; rank r of w reads those with row % w == r; "
-                    "rows.parquet in the prepared folder has the plan positions of each",
+                    "rule": _ORDER_RULES[self.settings.order],
                 },
                 "sessions": [session],
             }
@@ -256,7 +272,7 @@ class Trainer:
         progress = Progress(self.step, self.total_steps)
         start = self.step * self.settings.global_batch_size
         steps = range(self.step, self.total_steps)
-        for _, share in zip(steps, self._shares("train", start), strict=False):
+        for _, share in zip(steps, self._shares("train", start, self._order()), strict=False):
             numbers = self._sum_over_ranks(
                 stop=stop.received,
                 weight=total_weight(share.batches),
@@ -278,7 +294,22 @@ class Trainer:
                 self._save_checkpoint()
         return False
 
-    def _shares(self, split: str, start: int) -> Iterator[Share]:
+    def _order(self) -> NDArray[np.int64] | None:
+        """This rank's rows by the specification's sampler; null: the plan's order."""
+        if self.settings.order == "plan":
+            return None
+        sources = self.export.sources("train").take(self.prepared.first_positions("train"))
+        return shard_order(
+            sources.to_pylist(),
+            Counter(sources.to_pylist()),  # the recipe has given each source its share of rows
+            self.settings.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+
+    def _shares(
+        self, split: str, start: int, order: NDArray[np.int64] | None = None
+    ) -> Iterator[Share]:
         return shares(
             self.prepared,
             split,
@@ -289,6 +320,7 @@ class Trainer:
             world_size=self.accelerator.num_processes,
             pad_id=self.tokenizer.pad_token_id,
             is_flat=self.settings.model.attention == "flash_attention_2",
+            order=order,
         )
 
     def _take_step(

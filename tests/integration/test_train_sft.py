@@ -499,6 +499,28 @@ def test_a_run_in_shards_goes_on_in_one_process(home: Path) -> None:
     AutoModelForCausalLM.from_pretrained(run / "model")
 
 
+def test_the_order_of_shards_is_taken_up_again_but_by_no_other_world(
+    home: Path, launched: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, stopped = home / "runs" / "shards-whole", home / "runs" / "shards-stopped"
+    assert sft.main(settings(home, whole.name, "order=shards")) == 0
+    assert manifest_of(whole)["totals"] == manifest_of(launched)["totals"]
+    assert [m["tokens"] for m in metrics_of(whole)] != [m["tokens"] for m in metrics_of(launched)]
+
+    when_steps_are_done(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert sft.main(settings(home, stopped.name, "order=shards")) == 0
+    assert manifest_of(stopped)["status"] == "stopped"
+    manifest = stopped / "manifest.json"
+    began = manifest.read_text()
+    manifest.write_text(began.replace('"world_size": 1,', '"world_size": 2,'))
+    assert sft.main(["--resume", str(stopped)]) == 1
+    assert "rows would be read twice, and others never. Resume with 2." in capfd.readouterr().err
+
+    manifest.write_text(began)
+    assert sft.main(["--resume", str(stopped)]) == 0
+    assert without_time(metrics_of(stopped)) == without_time(metrics_of(whole))
+
+
 def swap_rows(home: Path) -> None:
     shutil.rmtree(home / "exports" / "default")
     write_export(home / "exports" / "default", [react_sample(i) for i in range(60)][::-1])
