@@ -303,6 +303,9 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
     assert not (home / "runs" / "untracked").exists()
 
 
+# --- less memory ------------------------------------------------------------------------------
+
+
 def test_gradient_checkpointing_teaches_the_same(home: Path, launched: Path) -> None:
     run = home / "runs" / "checkpointed"
     assert sft.main(settings(home, run.name, "gradient_checkpointing=true")) == 0
@@ -453,74 +456,6 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_other_ranks(
     assert manifest["refused"] == manifest_of(launched)["refused"]
 
 
-# --- FSDP 2 -----------------------------------------------------------------------------------
-
-FSDP = ["torchrun", "--standalone", "--nproc_per_node", "2", "tests/fsdp_on_cpu.py"]
-
-
-def test_a_run_goes_on_in_shards(home: Path, launched: Path, killed: Path) -> None:
-    run = home / "runs" / "killed-sharded"
-    shutil.copytree(killed, run)
-    done = launch(FSDP, ["--resume", str(run), "--set", "world_size=2"], module=[])
-    assert done.returncode == 0, done.stderr
-    ours, theirs = manifest_of(run), manifest_of(launched)
-
-    assert [s["distributed"] for s in ours["sessions"]] == ["NO", "FSDP"]
-    for name in ("loss", "gradient_norm"):
-        assert [m[name] for m in metrics_of(run)] == pytest.approx(
-            [m[name] for m in metrics_of(launched)], rel=1e-4
-        )
-    assert ours["eval"]["loss"] == pytest.approx(theirs["eval"]["loss"], rel=1e-3)
-    expected = result_of(launched)
-    for name, weight in result_of(run).items():
-        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
-
-
-def test_a_run_in_shards_goes_on_in_one_process(home: Path) -> None:
-    run, whole = home / "runs" / "sharded", home / "runs" / "sharded-whole"
-    more = ["method=full", "packing=window", "global_batch_size=2", "max_steps=null"]
-    tools = Path(sys.executable).parent
-    process = subprocess.Popen([tools / FSDP[0], *FSDP[1:], *settings(home, run.name, *more)])
-    watcher = when_steps_are_done(run, 1, process.terminate)
-    process.wait(timeout=120)
-    watcher.join()
-    assert manifest_of(run)["status"] == "stopped"
-    assert manifest_of(run)["sessions"][0]["distributed"] == "FSDP"
-    assert sft.main(["--resume", str(run)]) == 0
-
-    assert sft.main(settings(home, whole.name, *more)) == 0
-    for name in ("loss", "gradient_norm"):
-        assert [m[name] for m in metrics_of(run)] == pytest.approx(
-            [m[name] for m in metrics_of(whole)], rel=1e-3
-        )
-    expected = result_of(whole)
-    for name, weight in result_of(run).items():
-        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
-    AutoModelForCausalLM.from_pretrained(run / "model")
-
-
-def test_the_order_of_shards_is_taken_up_again_but_by_no_other_world(
-    home: Path, launched: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    whole, stopped = home / "runs" / "shards-whole", home / "runs" / "shards-stopped"
-    assert sft.main(settings(home, whole.name, "order=shards")) == 0
-    assert manifest_of(whole)["totals"] == manifest_of(launched)["totals"]
-    assert [m["tokens"] for m in metrics_of(whole)] != [m["tokens"] for m in metrics_of(launched)]
-
-    when_steps_are_done(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert sft.main(settings(home, stopped.name, "order=shards")) == 0
-    assert manifest_of(stopped)["status"] == "stopped"
-    manifest = stopped / "manifest.json"
-    began = manifest.read_text()
-    manifest.write_text(began.replace('"world_size": 1,', '"world_size": 2,'))
-    assert sft.main(["--resume", str(stopped)]) == 1
-    assert "rows would be read twice, and others never. Resume with 2." in capfd.readouterr().err
-
-    manifest.write_text(began)
-    assert sft.main(["--resume", str(stopped)]) == 0
-    assert without_time(metrics_of(stopped)) == without_time(metrics_of(whole))
-
-
 def swap_rows(home: Path) -> None:
     shutil.rmtree(home / "exports" / "default")
     write_export(home / "exports" / "default", [react_sample(i) for i in range(60)][::-1])
@@ -590,6 +525,85 @@ def test_a_resume_that_makes_no_sense_is_refused(
 
     assert sft.main(["--resume", str(home / "runs" / run), *arguments]) == 1
     assert said in capfd.readouterr().err
+
+
+# --- FSDP 2 -----------------------------------------------------------------------------------
+
+FSDP = ["torchrun", "--standalone", "--nproc_per_node", "2", "tests/fsdp_on_cpu.py"]
+
+
+def test_a_run_goes_on_in_shards(home: Path, launched: Path, killed: Path) -> None:
+    run = home / "runs" / "killed-sharded"
+    shutil.copytree(killed, run)
+    done = launch(FSDP, ["--resume", str(run), "--set", "world_size=2"], module=[])
+    assert done.returncode == 0, done.stderr
+    ours, theirs = manifest_of(run), manifest_of(launched)
+
+    assert [s["distributed"] for s in ours["sessions"]] == ["NO", "FSDP"]
+    for name in ("loss", "gradient_norm"):
+        assert [m[name] for m in metrics_of(run)] == pytest.approx(
+            [m[name] for m in metrics_of(launched)], rel=1e-4
+        )
+    assert ours["eval"]["loss"] == pytest.approx(theirs["eval"]["loss"], rel=1e-3)
+    expected = result_of(launched)
+    for name, weight in result_of(run).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
+
+
+def test_a_run_in_shards_goes_on_in_one_process(home: Path) -> None:
+    run, whole = home / "runs" / "sharded", home / "runs" / "sharded-whole"
+    more = ["method=full", "packing=window", "global_batch_size=2", "max_steps=null"]
+    tools = Path(sys.executable).parent
+    process = subprocess.Popen([tools / FSDP[0], *FSDP[1:], *settings(home, run.name, *more)])
+    watcher = when_steps_are_done(run, 1, process.terminate)
+    process.wait(timeout=120)
+    watcher.join()
+    assert manifest_of(run)["status"] == "stopped"
+    assert manifest_of(run)["sessions"][0]["distributed"] == "FSDP"
+    assert sft.main(["--resume", str(run)]) == 0
+
+    assert sft.main(settings(home, whole.name, *more)) == 0
+    for name in ("loss", "gradient_norm"):
+        assert [m[name] for m in metrics_of(run)] == pytest.approx(
+            [m[name] for m in metrics_of(whole)], rel=1e-3
+        )
+    expected = result_of(whole)
+    for name, weight in result_of(run).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
+    AutoModelForCausalLM.from_pretrained(run / "model")
+
+
+def test_an_8_bit_optimizer_is_not_sharded(home: Path) -> None:
+    done = launch(FSDP, settings(home, "none", "optimizer=paged_adamw_8bit"), module=[])
+
+    assert done.returncode != 0
+    assert "the optimizer paged_adamw_8bit cannot keep its state in shards" in done.stderr
+    assert not (home / "runs" / "none").exists()
+
+
+# --- the specification's order ----------------------------------------------------------------
+
+
+def test_the_order_of_shards_is_taken_up_again_but_by_no_other_world(
+    home: Path, launched: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, stopped = home / "runs" / "shards-whole", home / "runs" / "shards-stopped"
+    assert sft.main(settings(home, whole.name, "order=shards")) == 0
+    assert manifest_of(whole)["totals"] == manifest_of(launched)["totals"]
+    assert [m["tokens"] for m in metrics_of(whole)] != [m["tokens"] for m in metrics_of(launched)]
+
+    when_steps_are_done(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert sft.main(settings(home, stopped.name, "order=shards")) == 0
+    assert manifest_of(stopped)["status"] == "stopped"
+    manifest = stopped / "manifest.json"
+    began = manifest.read_text()
+    manifest.write_text(began.replace('"world_size": 1,', '"world_size": 2,'))
+    assert sft.main(["--resume", str(stopped)]) == 1
+    assert "rows would be read twice, and others never. Resume with 2." in capfd.readouterr().err
+
+    manifest.write_text(began)
+    assert sft.main(["--resume", str(stopped)]) == 0
+    assert without_time(metrics_of(stopped)) == without_time(metrics_of(whole))
 
 
 # --- runs that cannot be ----------------------------------------------------------------------
