@@ -285,12 +285,13 @@ class Trainer:
                 self.run.append_metrics(line)
                 progress.show(line)
             track(self.accelerator, "train", line)
+            is_due = self.step % self.settings.checkpoint_every == 0
             if self.settings.eval_every and self.step % self.settings.eval_every == 0:
-                self._evaluate()
+                is_due |= self._evaluate() and self._keeps_best
                 if self.evals.without_gain == self.settings.stop_after_evals_without_gain:
                     return False
                 progress.seconds()  # an evaluation is no part of the next step
-            if self.step % self.settings.checkpoint_every == 0:
+            if is_due:
                 self._save_checkpoint()
         return False
 
@@ -423,8 +424,8 @@ class Trainer:
                 self.tokenizer.save_pretrained(staging)
         self.accelerator.wait_for_everyone()
 
-    def _evaluate(self) -> None:
-        """Note Σ(w·nll)/Σw over the eval split, at this step."""
+    def _evaluate(self) -> bool:
+        """Note Σ(w·nll)/Σw over the eval split, at this step; whether it is the best so far."""
         began = time.monotonic()
         weight = 0.0
         counts: Counter[str] = Counter()
@@ -453,8 +454,7 @@ class Trainer:
             self.run.append_eval(line)
         track(self.accelerator, "eval", line)
         self._say(f"step {self.step}/{self.total_steps}  eval loss {loss:.4f}")
-        if is_best and self._keeps_best:
-            self._save_checkpoint()
+        return is_best
 
     def _write_manifest(self, status: str, **more: Any) -> None:
         self.manifest |= {
