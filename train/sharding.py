@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -31,6 +31,11 @@ def check_strategy(accelerator: Accelerator, optimizer: str) -> None:
         TrainingError: it is not.
     """
     kind = accelerator.distributed_type
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and kind in _PLAIN:
+        raise TrainingError(
+            "accelerate's config asks for FSDP, but accelerate shards nothing on a CPU or in one "
+            "process, and does not say so. Launch on several GPUs, or without that config."
+        )
     if kind not in _PLAIN and not accelerator.is_fsdp2:
         name = "FSDP 1" if kind == DistributedType.FSDP else kind.value
         raise TrainingError(

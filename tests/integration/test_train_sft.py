@@ -573,6 +573,17 @@ def test_a_run_in_shards_goes_on_in_one_process(home: Path) -> None:
     AutoModelForCausalLM.from_pretrained(run / "model")
 
 
+def test_sharding_that_would_not_happen_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # What the launcher sets for train/accelerate/fsdp2.yaml.
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+
+    assert sft.main(settings(home, "none")) == 1
+    assert "accelerate shards nothing on a CPU or in one process" in capfd.readouterr().err
+
+
 def test_an_8_bit_optimizer_is_not_sharded(home: Path) -> None:
     done = launch(FSDP, settings(home, "none", "optimizer=paged_adamw_8bit"), module=[])
 
