@@ -21,6 +21,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from udfs.errors import TrainingError
@@ -72,15 +74,18 @@ class SftSettings(_Settings):
     method: Literal["qlora", "lora", "full"] = "qlora"
     lora: LoraSettings = LoraSettings()
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = False  # less memory, a third more time: activations come anew
 
     max_length: PositiveInt = 4096  # of a row
     too_long: Literal["refuse", "split"] = "refuse"  # a longer sample; never cut in a message
     packing: Literal["none", "window"] = "none"  # a row: one segment, or as many as fit
     packing_window: PositiveInt = 64  # rows open at a time; bounds how far a sample moves
+    order: Literal["plan", "shards"] = "plan"  # shards: the specification's own (train.sampler)
     global_batch_size: PositiveInt = 16  # rows in one optimiser step, over all processes
     micro_batch_size: PositiveInt = 1  # rows in one forward pass of one process
     max_steps: PositiveInt | None = None  # null: to the last row
 
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     learning_rate: PositiveFloat = 2e-4
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "cosine"
     warmup_steps: NonNegativeInt = 0
@@ -89,10 +94,22 @@ class SftSettings(_Settings):
     seed: NonNegativeInt = 0
 
     checkpoint_every: PositiveInt = 100  # steps
+    eval_every: PositiveInt | None = None  # steps; null: only at the end
+    stop_after_evals_without_gain: PositiveInt | None = None  # null: never; else the best is kept
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
+
+    @field_validator("stop_after_evals_without_gain")
+    @classmethod
+    def _has_evals_to_count(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("eval_every") is None:
+            raise ValueError("it counts evaluations: set eval_every too")
+        return value
 
 
 # What a resumed run may change, because none of it changes what is learned.
-MAY_CHANGE_ON_RESUME = frozenset({"world_size", "micro_batch_size", "checkpoint_every"})
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"world_size", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "trackers"}
+)
 
 
 def load_settings(file: Path, overrides: Sequence[str] = ()) -> SftSettings:

@@ -133,6 +133,14 @@ class Export:
         """Plan positions of a split (`train`, `eval`), over all epochs."""
         return sum(shard["rows"] for shard in self._shards[split])
 
+    def sources(self, split: str) -> pa.ChunkedArray:
+        """Of every plan position."""
+        shards = [
+            pq.read_table(self.folder / shard["path"], columns=["source"])["source"]
+            for shard in self._shards[split]
+        ]
+        return pa.chunked_array([chunk for shard in shards for chunk in shard.chunks])
+
     @property
     def order_sha256(self) -> str:
         """Stands for the samples and their order: two equal ones train and evaluate alike."""
@@ -263,6 +271,14 @@ class Prepared:
         """Rows of a split (`train`, `eval`)."""
         return int(self.manifest["splits"][split]["rows"])
 
+    def first_positions(self, split: str) -> pa.ChunkedArray:
+        """Of every row, the plan position of its first segment."""
+        return pq.read_table(
+            self.folder / "rows.parquet",
+            columns=["position"],
+            filters=[("split", "=", split), ("segment", "=", 0)],
+        )["position"]
+
     def verify(self) -> None:
         """Compare every shard with its checksum.
 
@@ -321,16 +337,22 @@ def shares(
     world_size: int,
     pad_id: int,
     is_flat: bool = False,
+    order: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> Iterator[Share]:
     """One rank's shares of all steps from row `start` to the end of the split.
 
     `start` is a multiple of `global_batch_size`, which `world_size · micro_batch_size` divides.
-    Batches are as `collate` makes them.
+    Batches are as `collate` makes them. `order` has the rows of this rank one after the other, as
+    `train.sampler` gives them; null: those ≡ `rank` (mod `world_size`). With an order, a share's
+    `first_row` and `next_row` count rows over all ranks and are not their numbers.
     """
     total = prepared.count(split)
+    mine = range(rank, total, world_size) if order is None else order
+    per_rank = global_batch_size // world_size
     for first in range(start, total, global_batch_size):
         end = min(first + global_batch_size, total)
-        rows = [prepared.row(split, number) for number in range(first + rank, end, world_size)]
+        place = first // world_size
+        rows = [prepared.row(split, int(number)) for number in mine[place : place + per_rank]]
         counts = {
             "rows": len(rows),
             "segments": sum(len(row.lengths) for row in rows),
@@ -338,7 +360,7 @@ def shares(
             "trained_tokens": sum(int(row.loss_mask.sum()) for row in rows),
         }
         segments = _segments(rows)
-        rows += [_blank(pad_id)] * (global_batch_size // world_size - len(rows))
+        rows += [_blank(pad_id)] * (per_rank - len(rows))
         yield Share(
             step=first // global_batch_size + 1,
             first_row=first,

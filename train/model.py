@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.optim.adamw import PagedAdamW8bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -45,11 +49,14 @@ def base_model_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | None = None) -> Any:
+def load_model(
+    settings: SftSettings, device: torch.device | None, checkpoint: Path | None = None
+) -> Any:
     """The model to train: transformers' own for the method `full`, else peft's around it.
 
     Args:
-        device: where the weights go.
+        device: where the weights go; null: the memory of the CPU, of the first process only where
+            accelerate's config says so (`fsdp_cpu_ram_efficient_loading`).
         checkpoint: a folder that `save_pretrained` wrote; null: a fresh start. New adapters are
             drawn from torch's current random state.
 
@@ -63,21 +70,26 @@ def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | N
     source = str(checkpoint) if full and checkpoint else settings.model.path
     options: dict[str, Any] = {
         "dtype": frozen_dtype,
-        "device_map": {"": device},
         "attn_implementation": settings.model.attention,
     }
+    if device is not None:
+        options["device_map"] = {"": device}
     if settings.method == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=frozen_dtype,
+            bnb_4bit_quant_storage=frozen_dtype,  # FSDP shards no integers
         )
     model: Any
     try:
         model = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError) as error:
         raise cannot_load("model", source, error) from error
+    if settings.gradient_checkpointing:
+        # The reentrant kind has no gradient where a checkpoint's input has none, as with adapters.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if full:
         return model.train()
     if checkpoint:
@@ -94,8 +106,45 @@ def load_model(settings: SftSettings, device: torch.device, checkpoint: Path | N
     return model.train()
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within the block, no dropout and no gradients; afterwards the model trains on.
+
+    4-bit layers stay in the mode of training, which means nothing else to them: in that of
+    evaluation, bitsandbytes turns weights on a CPU into a form that has no gradient, for good.
+    """
+    model.eval()
+    for module in model.modules():
+        if hasattr(module, "quant_state"):
+            module.training = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train()
+
+
+def make_optimizer(settings: SftSettings, model: nn.Module) -> Optimizer:
+    """An optimiser of what is trained.
+
+    `paged_adamw_8bit` keeps two bytes a parameter instead of eight, and on a GPU moves them to the
+    memory of the CPU where its own runs short (Dettmers et al., "8-bit Optimizers via Block-wise
+    Quantization", 2022). Tensors below 4,096 entries keep 32 bits.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kinds: dict[str, type[Optimizer]] = {
+        "adamw": torch.optim.AdamW,
+        "paged_adamw_8bit": PagedAdamW8bit,
+    }
+    kind: Any = kinds[settings.optimizer]
+    optimizer: Optimizer = kind(
+        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    return optimizer
+
+
 def check_packing(model: nn.Module) -> None:
-    """Look whether a segment sees the one before it in the same row, and leave the model as it is.
+    """Look whether a segment sees the one before it in the same row; the model trains on.
 
     Layers that carry a state along the row, as in Mamba, know nothing of segments.
 
@@ -108,15 +157,11 @@ def check_packing(model: nn.Module) -> None:
     positions = torch.arange(8, device=one.device).repeat(2).unsqueeze(0)
 
     def second(ids: Tensor) -> Tensor:
-        """Logits of the second segment, with the same dropout each time."""
-        torch.manual_seed(0)
+        """Logits of the second segment."""
         logits: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits
         return logits[0, 8:].float()
 
-    # Not in the mode of evaluation: there, bitsandbytes turns 4-bit weights on a CPU into a form
-    # that has no gradient.
-    devices = [one.device] if one.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with evaluation_mode(model):
         before, after = second(one), second(other)
     if (before - after).abs().max() > 0.01 * before.std():
         raise TrainingError(

@@ -4,8 +4,10 @@
     ├── config.yaml      the settings, overrides included; `--resume` starts from them
     ├── manifest.json    what the run was made from and what it saw
     ├── metrics.jsonl    one line per optimiser step
+    ├── evals.jsonl      one line per evaluation
     ├── lineage/         step-<first>-<last>.parquet: which samples each step saw, and their loss
-    ├── checkpoints/     step-<k>/: the newest only; model, optimiser, schedule, step
+    ├── tracking/        what trackers keep here, if there are any
+    ├── checkpoints/     step-<k>/: the newest, and the best if a run may stop early
     └── adapter/         the result (`model/` for the method `full`), tokenizer included
 
 Every file and folder here appears whole or not at all.
@@ -36,6 +38,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self._metrics = path / "metrics.jsonl"
+        self._evals = path / "evals.jsonl"
         self._checkpoints = path / "checkpoints"
         self._lineage = path / "lineage"
 
@@ -77,8 +80,7 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one step's line."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append(self._metrics, line)
 
     def write_lineage(self, first: int, last: int, seen: pa.Table) -> None:
         """Add what the steps `first` to `last` saw (`train.lineage.SEGMENT_SCHEMA`)."""
@@ -93,26 +95,44 @@ class RunFolder:
         files = sorted(self._lineage.glob("step-*.parquet"))
         return [(*map(int, file.stem.split("-")[1:]), file) for file in files]  # type: ignore[misc]
 
+    def append_eval(self, line: dict[str, Any]) -> None:
+        """Add one evaluation's line."""
+        self._append(self._evals, line)
+
     def forget_after(self, step: int) -> None:
         """Drop what is known of steps that a resumed run takes again."""
         for _, last, file in self.lineage():
             if last > step:
                 file.unlink()
-        if self._metrics.exists():
-            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        for file in filter(Path.exists, (self._metrics, self._evals)):
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             # A killed run may have left half a line, but only of a step after its checkpoint.
-            kept = lines[:step]
-            self._write(self._metrics, "".join(kept))
+            kept = [
+                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
+            ]
+            self._write(file, "".join(kept))
 
-    def save_checkpoint(self, step: int, model: Any, state: dict[str, Any]) -> None:
-        """Write a checkpoint, then remove the older ones."""
-        target = self._checkpoints / f"step-{step:08d}"
+    def save_checkpoint(
+        self,
+        step: int,
+        model: Any,
+        weights: dict[str, Any],
+        state: dict[str, Any],
+        keep: int | None = None,
+    ) -> None:
+        """Write a checkpoint, then remove the older ones but that of step `keep`."""
+        target = self.checkpoint(step)
         with atomic_folder(target) as staging:
-            save_model(model, staging)
+            save_model(model, weights, staging)
             torch.save(state, staging / "state.pt")
+        kept = {target} if keep is None else {target, self.checkpoint(keep)}
         for other in self._checkpoints.iterdir():
-            if other != target:
+            if other not in kept:
                 shutil.rmtree(other)
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self._checkpoints / f"step-{step:08d}"
 
     def newest_checkpoint(self) -> Path:
         """The folder of the newest complete checkpoint.
@@ -126,6 +146,11 @@ class RunFolder:
         return found[-1]
 
     @staticmethod
+    def _append(file: Path, line: dict[str, Any]) -> None:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    @staticmethod
     def _write(file: Path, content: str) -> None:
         staging = file.with_name(f".{file.name}-{os.getpid()}")
         staging.write_text(content, encoding="utf-8")
@@ -134,12 +159,28 @@ class RunFolder:
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """What `save_checkpoint` was given as `state`."""
-    state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location="cpu")
+    state: dict[str, Any] = torch.load(
+        checkpoint / "state.pt",
+        map_location="cpu",
+        mmap=True,  # the ranks of a machine share its memory
+    )
     return state
 
 
-def save_model(model: Any, folder: Path) -> None:
-    """Write a model, or its adapter, in the form that `from_pretrained` reads."""
+def copy_model(checkpoint: Path, folder: Path) -> None:
+    """Put what `save_checkpoint` was given as `model` into `folder`."""
+    shutil.copytree(
+        checkpoint, folder, ignore=shutil.ignore_patterns("state.pt"), dirs_exist_ok=True
+    )
+
+
+def save_model(model: Any, weights: dict[str, Any], folder: Path) -> None:
+    """Write a model, or its adapter, in the form that `from_pretrained` reads.
+
+    Args:
+        model: not wrapped.
+        weights: its trained ones, by name; those of the model itself may be shards.
+    """
     # peft would otherwise ask the hub whether the base model's vocabulary was extended.
     options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-    model.save_pretrained(folder, **options)
+    model.save_pretrained(folder, state_dict=weights, **options)

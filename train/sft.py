@@ -23,6 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +31,12 @@ from types import FrameType
 from typing import Any, Self
 from uuid import uuid4
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from deltalake.exceptions import DeltaError
+from numpy.typing import NDArray
 from transformers import get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
@@ -44,17 +47,30 @@ from train.loss import accumulate_gradients, total_weight, weighted_nll
 from train.model import (
     base_model_sha256,
     check_packing,
+    evaluation_mode,
     footprint,
     load_model,
+    make_optimizer,
 )
 from train.prepare import Preparation, summary
-from train.run import RunFolder, load_state, save_model
+from train.run import RunFolder, copy_model, load_state, save_model
+from train.sampler import shard_order
+from train.sharding import check_strategy, restore_optimizer, whole_model, whole_optimizer
 from train.tiny import make_tiny_model
 from train.tokenizer import load_tokenizer, tokenizer_sha256
+from train.tracking import check_trackers, start_trackers, track
 from udfs.errors import TrainingError, TrajlakeError
 from udfs.folders import atomic_folder
 from udfs.settings import exports_folder
 
+_ORDER_RULES = {
+    "plan": "step k (from 1) reads rows (k-1)*B to min(k*B, rows)-1, B = global_batch_size; rank r "
+    "of w reads those with row % w == r; rows.parquet in the prepared folder has the plan "
+    "positions of each",
+    "shards": "in step k (from 1), rank r of w reads the places (k-1)*B/w to k*B/w-1, B = "
+    "global_batch_size, of train.sampler.shard_order(sources of the rows' first segments, their "
+    "counts of rows, seed, r, w)",
+}
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes")
 
 
@@ -71,8 +87,11 @@ class Trainer:
 
     def __init__(self, settings: SftSettings, resume: Path | None = None) -> None:
         self.settings = settings
+        check_trackers(settings.trackers)
         self.accelerator = Accelerator(
-            mixed_precision="bf16" if settings.precision == "bfloat16" else "no"
+            mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
+            log_with=list(settings.trackers) or None,
+            project_dir=settings.output,
         )
         self._check_launch()
         self.run = RunFolder(resume or settings.output / self._run_name())
@@ -95,6 +114,11 @@ class Trainer:
         if self.accelerator.is_local_main_process:
             self.prepared.verify()
         self._say(summary(self.prepared))
+        if settings.eval_every and not self.prepared.count("eval"):
+            raise TrainingError(
+                f"eval_every is set, but {self.prepared.folder} has no rows to evaluate on. Give "
+                "the recipe an eval_fraction and export again, or set eval_every to null."
+            )
         self.total_steps = math.ceil(self.prepared.count("train") / settings.global_batch_size)
         if settings.max_steps is not None:
             self.total_steps = min(self.total_steps, settings.max_steps)
@@ -102,8 +126,10 @@ class Trainer:
         self.totals: Counter[str] = Counter()
         self.seen = Seen(self.accelerator.process_index)
         self.step = 0
+        self.evals = Evals()
         self._load(checkpoint)
         self._open_run(is_new=checkpoint is None)
+        start_trackers(self.accelerator, settings, self.run.path, first_step=self.step + 1)
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -123,12 +149,7 @@ class Trainer:
                 f"process(es) in micro-batches of {settings.micro_batch_size}: it must be a "
                 f"multiple of {processes * settings.micro_batch_size}"
             )
-        plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        if self.accelerator.distributed_type not in plain:
-            raise TrainingError(
-                f"accelerate's config asks for {self.accelerator.distributed_type.value}, whose "
-                "checkpoints train.sft cannot write yet. Launch with data parallelism."
-            )
+        check_strategy(self.accelerator, settings.optimizer)
 
     def _run_name(self) -> str:
         """The configured name, or one from the time of start, the same on every rank."""
@@ -145,20 +166,25 @@ class Trainer:
                 f"{self.run.path} cannot go on: {', '.join(changed)} differ from what it began "
                 "with. Restore the export, base model or tokenizer, or start a new run."
             )
+        world_size = before["sessions"][-1]["world_size"]
+        if self.settings.order == "shards" and world_size != self.accelerator.num_processes:
+            raise TrainingError(
+                f"{self.run.path} has the order `shards`, which is another for "
+                f"{self.accelerator.num_processes} process(es) than for the {world_size} it began "
+                f"with: rows would be read twice, and others never. Resume with {world_size}."
+            )
         return self.run.newest_checkpoint()
 
     def _load(self, checkpoint: Path | None) -> None:
         settings = self.settings
+        if settings.precision == "bfloat16":
+            # What autocast leaves in float32, on a GPU, may be multiplied as TF32.
+            torch.backends.cuda.matmul.allow_tf32 = True
         torch.manual_seed(settings.seed)  # every rank draws the same first adapter
-        model = load_model(settings, self.accelerator.device, checkpoint)
+        device = None if self.accelerator.is_fsdp2 else self.accelerator.device
+        model = load_model(settings, device, checkpoint)
         self.footprint = footprint(model)
-        if settings.packing != "none":
-            check_packing(model)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
+        optimizer = make_optimizer(settings, model)
         self.scheduler = get_scheduler(
             settings.schedule,
             optimizer,
@@ -167,12 +193,15 @@ class Trainer:
         )
         # The scheduler stays ours: a prepared one takes `world_size` steps at a time.
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if settings.packing != "none":
+            check_packing(self.model)
         if checkpoint:
             state = load_state(checkpoint)
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(self.model, optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.step = state["step"]
             self.totals.update(state["totals"])
+            self.evals = Evals(**state["evals"])
 
     def _open_run(self, is_new: bool) -> None:
         if not self.accelerator.is_main_process:
@@ -180,6 +209,7 @@ class Trainer:
         session = {
             "first_step": self.step + 1,
             "world_size": self.accelerator.num_processes,
+            "distributed": self.accelerator.distributed_type.value,
             "micro_batch_size": self.settings.micro_batch_size,
             "device": str(self.accelerator.device.type),
             "started_at": _now(),
@@ -208,9 +238,7 @@ class Trainer:
                     "rows": self.prepared.count("train"),
                     "global_batch_size": self.settings.global_batch_size,
                     "total_steps": self.total_steps,
-                    "rule": "step k (from 1) reads rows (k-1)*B to min(k*B, rows)-1, "
-                    "B = global_batch_size; rank r of w reads those with row % w == r; "
-                    "rows.parquet in the prepared folder has the plan positions of each",
+                    "rule": _ORDER_RULES[self.settings.order],
                 },
                 "sessions": [session],
             }
@@ -227,7 +255,7 @@ class Trainer:
         """Train to the last step and write the result, or stop at a signal with a checkpoint.
 
         Raises:
-            TrainingError: the loss is no number.
+            TrainingError: a loss is no number.
         """
         with StopSignal() as stop:
             stopped = self._take_steps(stop)
@@ -245,11 +273,11 @@ class Trainer:
         self.accelerator.end_training()
 
     def _take_steps(self, stop: StopSignal) -> bool:
-        """Train to the last step; True if a signal came before."""
+        """Train to the last step, or until evaluations stop it; True if a signal came before."""
         progress = Progress(self.step, self.total_steps)
         start = self.step * self.settings.global_batch_size
         steps = range(self.step, self.total_steps)
-        for _, share in zip(steps, self._shares("train", start), strict=False):
+        for _, share in zip(steps, self._shares("train", start, self._order()), strict=False):
             numbers = self._sum_over_ranks(
                 stop=stop.received,
                 weight=total_weight(share.batches),
@@ -261,11 +289,33 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.run.append_metrics(line)
                 progress.show(line)
-            if self.step % self.settings.checkpoint_every == 0:
+            track(self.accelerator, "train", line)
+            is_due = self.step % self.settings.checkpoint_every == 0
+            if self.settings.eval_every and self.step % self.settings.eval_every == 0:
+                is_due |= self._evaluate() and self._keeps_best
+                if self.evals.without_gain == self.settings.stop_after_evals_without_gain:
+                    return False
+                progress.seconds()  # an evaluation is no part of the next step
+            if is_due:
                 self._save_checkpoint()
         return False
 
-    def _shares(self, split: str, start: int) -> Iterator[Share]:
+    def _order(self) -> NDArray[np.int64] | None:
+        """This rank's rows by the specification's sampler; null: the plan's order."""
+        if self.settings.order == "plan":
+            return None
+        sources = self.export.sources("train").take(self.prepared.first_positions("train"))
+        return shard_order(
+            sources.to_pylist(),
+            Counter(sources.to_pylist()),  # the recipe has given each source its share of rows
+            self.settings.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+
+    def _shares(
+        self, split: str, start: int, order: NDArray[np.int64] | None = None
+    ) -> Iterator[Share]:
         return shares(
             self.prepared,
             split,
@@ -276,6 +326,7 @@ class Trainer:
             world_size=self.accelerator.num_processes,
             pad_id=self.tokenizer.pad_token_id,
             is_flat=self.settings.model.attention == "flash_attention_2",
+            order=order,
         )
 
     def _take_step(
@@ -319,14 +370,19 @@ class Trainer:
 
     def _save_checkpoint(self, status: str = "running") -> None:
         self._save_lineage()
+        weights = whole_model(self.model)
+        optimizer = whole_optimizer(self.model, self.optimizer.optimizer)
         if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "scheduler": self.scheduler.state_dict(),
                 "totals": dict(self.totals),
+                "evals": asdict(self.evals),
             }
-            self.run.save_checkpoint(self.step, self.accelerator.unwrap_model(self.model), state)
+            keep = self.evals.best["step"] if self._keeps_best and self.evals.best else None
+            model = self.accelerator.unwrap_model(self.model)
+            self.run.save_checkpoint(self.step, model, weights, state, keep)
             self._write_manifest(status)
             self._tell_lake()
         self.accelerator.wait_for_everyone()
@@ -348,29 +404,60 @@ class Trainer:
                 f"`python -m train.lineage {self.run.path}`"
             )
 
+    @property
+    def _keeps_best(self) -> bool:
+        """The result is what the best evaluation saw, not what the last step left."""
+        return self.settings.stop_after_evals_without_gain is not None
+
     def _finish(self) -> None:
-        result = self.run.path / ("model" if self.settings.method == "full" else "adapter")
+        self._save_result()  # before anything that may go wrong
+        is_evaluated = self.evals.last is not None and self.evals.last["step"] == self.step
+        if self.prepared.count("eval") and not is_evaluated:
+            self._evaluate()
+        self._save_lineage()
+        evaluation = self.evals.last
+        if self._keeps_best and self.evals.best != self.evals.last:
+            evaluation = self.evals.best
+            assert evaluation is not None
+            self._save_result(best_step=evaluation["step"])
         if self.accelerator.is_main_process:
-            with atomic_folder(result) as staging:
-                save_model(self.accelerator.unwrap_model(self.model), staging)
+            self._write_manifest(
+                "finished",
+                stopped_early=self.step < self.total_steps,
+                eval=evaluation,
+                result=self._result.name,
+            )
+            self._tell_lake()
+        if self.step < self.total_steps:
+            self._say(
+                f"stopped early: {self.evals.without_gain} evaluations without gain since step "
+                f"{evaluation and evaluation['step']}"
+            )
+        self._say(f"finished: {self._result}")
+
+    @property
+    def _result(self) -> Path:
+        return self.run.path / ("model" if self.settings.method == "full" else "adapter")
+
+    def _save_result(self, best_step: int | None = None) -> None:
+        """Write the model as it is now, or as it was at a step that has a checkpoint."""
+        weights = whole_model(self.model) if best_step is None else {}
+        if self.accelerator.is_main_process:
+            with atomic_folder(self._result) as staging:
+                if best_step is None:
+                    save_model(self.accelerator.unwrap_model(self.model), weights, staging)
+                else:
+                    copy_model(self.run.checkpoint(best_step), staging)
                 self.tokenizer.save_pretrained(staging)
         self.accelerator.wait_for_everyone()
-        evaluation = self._evaluate() if self.prepared.count("eval") else None
-        self._save_lineage()
-        if self.accelerator.is_main_process:
-            self._write_manifest("finished", eval=evaluation, result=result.name)
-            self._tell_lake()
-        if evaluation:
-            self._say(f"eval loss {evaluation['loss']:.4f}")
-        self._say(f"finished: {result}")
 
-    def _evaluate(self) -> dict[str, Any]:
-        """Σ(w·nll)/Σw over the eval split."""
-        self.model.eval()
+    def _evaluate(self) -> bool:
+        """Note Σ(w·nll)/Σw over the eval split, at this step; whether it is the best so far."""
+        began = time.monotonic()
         weight = 0.0
         counts: Counter[str] = Counter()
         nll = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        with torch.no_grad():
+        with evaluation_mode(self.model):
             for share in self._shares("eval", 0):
                 for batch in share.batches:
                     nll += weighted_nll(
@@ -379,11 +466,22 @@ class Trainer:
                     )
                 weight += total_weight(share.batches)
                 counts.update(share.counts)
-        self.model.train()
         numbers = self._sum_over_ranks(nll=float(nll), weight=weight, **counts)
-        return {"loss": numbers["nll"] / numbers["weight"]} | {
-            name: int(numbers[name]) for name in counts
-        }
+        loss = numbers["nll"] / numbers["weight"]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"eval loss {loss} after step {self.step}. Try a lower learning_rate, or a longer "
+                "warm-up; the last checkpoint is kept."
+            )
+        line = {"step": self.step, "loss": loss}
+        line |= {name: int(numbers[name]) for name in counts}
+        line["seconds"] = round(time.monotonic() - began, 4)
+        is_best = self.evals.add(line)
+        if self.accelerator.is_main_process:
+            self.run.append_eval(line)
+        track(self.accelerator, "eval", line)
+        self._say(f"step {self.step}/{self.total_steps}  eval loss {loss:.4f}")
+        return is_best
 
     def _write_manifest(self, status: str, **more: Any) -> None:
         self.manifest |= {
@@ -394,6 +492,7 @@ class Trainer:
                 self.step * self.settings.global_batch_size, self.prepared.count("train")
             ),
             "totals": dict(self.totals),
+            "best_eval": self.evals.best,
             **more,
         }
         self.run.write_manifest(self.manifest)
@@ -409,6 +508,24 @@ class Trainer:
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:
             print(text, flush=True)
+
+
+@dataclass
+class Evals:
+    """What evaluations have found so far; lines of `evals.jsonl`. Part of a checkpoint."""
+
+    last: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None  # the lowest loss, and of equal ones the first
+    without_gain: int = 0  # evaluations since the best
+
+    def add(self, line: dict[str, Any]) -> bool:
+        """Note one more; whether it is the best."""
+        self.last = line
+        is_best = self.best is None or line["loss"] < self.best["loss"]
+        if is_best:
+            self.best = line
+        self.without_gain = 0 if is_best else self.without_gain + 1
+        return is_best
 
 
 class StopSignal:

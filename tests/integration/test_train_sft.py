@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,12 @@ def settings(home: Path, run: str, *more: str) -> list[str]:
     return ["--config", CONFIG, *(part for value in values for part in ("--set", value))]
 
 
-def launch(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def launch(
+    launcher: list[str], arguments: list[str], module: Sequence[str] = ("-m", "train.sft")
+) -> subprocess.CompletedProcess[str]:
     tools = Path(sys.executable).parent
     return subprocess.run(
-        [str(tools / launcher[0]), *launcher[1:], "-m", "train.sft", *arguments],
+        [str(tools / launcher[0]), *launcher[1:], *module, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -257,6 +260,118 @@ def test_packed_rows_train_too(home: Path, capfd: pytest.CaptureFixture[str]) ->
         assert loss == pytest.approx(line["loss"], rel=1e-5)
 
 
+# --- evaluated on the way ---------------------------------------------------------------------
+
+
+def evals_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+
+
+# A learning rate so high that the eval loss soon rises.
+EARLY = [
+    "method=full",
+    "learning_rate=0.2",
+    "schedule=constant_with_warmup",
+    "warmup_steps=0",
+    "eval_every=1",
+]
+
+
+def test_evaluating_does_not_change_what_is_learned(home: Path, launched: Path) -> None:
+    run = home / "runs" / "evaluated"
+    assert sft.main(settings(home, run.name, "eval_every=2")) == 0
+    evals, manifest = evals_of(run), manifest_of(run)
+
+    assert [line["step"] for line in evals] == [2, 4, 6]
+    assert manifest["eval"] == evals[-1]
+    assert manifest["best_eval"] == min(evals, key=lambda line: line["loss"])
+    assert manifest["stopped_early"] is False
+    assert [m["loss"] for m in metrics_of(run)] == [m["loss"] for m in metrics_of(launched)]
+    ours, theirs = result_of(run), result_of(launched)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_without_gain_stops_early_with_its_best(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, short = home / "runs" / "early", home / "runs" / "until-best"
+    more = [*EARLY, "stop_after_evals_without_gain=2"]
+    assert sft.main(settings(home, run.name, *more)) == 0
+    evals, manifest = evals_of(run), manifest_of(run)
+    losses = [line["loss"] for line in evals]
+    best = losses.index(min(losses)) + 1
+
+    assert manifest["stopped_early"] is True
+    assert manifest["step"] == len(evals) == len(metrics_of(run)) == best + 2 < STEPS
+    assert manifest["eval"] == manifest["best_eval"] == evals[best - 1]
+    assert f"2 evaluations without gain since step {best}" in capfd.readouterr().out
+    assert sft.main(settings(home, short.name, *EARLY, f"max_steps={best}")) == 0
+    ours, theirs = result_of(run), result_of(short)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    # The same, stopped by a signal on the way.
+    stopped = home / "runs" / "early-stopped"
+    when_steps_are_done(stopped, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert sft.main(settings(home, stopped.name, *more)) == 0
+    assert manifest_of(stopped)["status"] == "stopped"
+    assert sft.main(["--resume", str(stopped)]) == 0
+    assert without_time(evals_of(stopped)) == without_time(evals)
+    assert manifest_of(stopped)["stopped_early"] is True
+    theirs = result_of(stopped)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_that_is_to_evaluate_needs_rows_for_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_export(home / "no-eval" / "default", [react_sample(i) for i in range(3)])
+    monkeypatch.setenv("TRAJLAKE_EXPORTS", str(home / "no-eval"))
+
+    assert sft.main(settings(home, "no-eval", "eval_every=1")) == 1
+    assert "has no rows to evaluate on" in capfd.readouterr().err
+
+
+# --- trackers ---------------------------------------------------------------------------------
+
+
+def test_tensorboard_gets_what_the_files_of_the_run_say(home: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = home / "runs" / "tracked"
+    more = ["trackers=[tensorboard]", "max_steps=4", "eval_every=2"]
+    assert sft.main(settings(home, run.name, *more)) == 0
+    events = EventAccumulator(str(run / "tracking" / "trajlake"))
+    events.Reload()
+
+    for tag, lines in (("train/loss", metrics_of(run)), ("eval/loss", evals_of(run))):
+        found = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert found == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = [name for name in ("tensorboard", "mlflow", "wandb") if find_spec(name) is None]
+    if not missing:
+        pytest.skip("every tracker is installed")
+
+    assert sft.main(settings(home, "untracked", f"trackers=[{missing[0]}]")) == 1
+    said = capfd.readouterr()
+    assert f"`pip install {missing[0]}`" in said.err
+    assert "prepared:" not in said.out
+    assert not (home / "runs" / "untracked").exists()
+
+
+# --- less memory ------------------------------------------------------------------------------
+
+
+def test_gradient_checkpointing_teaches_the_same(home: Path, launched: Path) -> None:
+    run = home / "runs" / "checkpointed"
+    assert sft.main(settings(home, run.name, "gradient_checkpointing=true")) == 0
+    assert [m["loss"] for m in metrics_of(run)] == [m["loss"] for m in metrics_of(launched)]
+
+
 # --- two processes ----------------------------------------------------------------------------
 
 
@@ -324,11 +439,14 @@ def without_time(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in metrics]
 
 
-@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [("qlora", "adamw"), ("lora", "adamw"), ("full", "paged_adamw_8bit")],
+)
 def test_a_stopped_run_ends_as_one_that_was_not(
-    home: Path, method: str, capfd: pytest.CaptureFixture[str]
+    home: Path, method: str, optimizer: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    more = [f"method={method}", "lora.dropout=0.1"]
+    more = [f"method={method}", f"optimizer={optimizer}", "lora.dropout=0.1"]
     whole, stopped = home / "runs" / f"{method}-whole", home / "runs" / f"{method}-stopped"
     assert sft.main(settings(home, whole.name, *more)) == 0
 
@@ -348,6 +466,11 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert len(manifest_of(stopped)["sessions"]) == 2
     if method == "full":
         AutoModelForCausalLM.from_pretrained(stopped / "model")
+        states = [
+            each["__bnb_optimizer_quant_state__"] for each in optimizer_state(stopped).values()
+        ]
+        assert torch.uint8 in {state["state1"].dtype for state in states}
+        assert metrics_of(stopped)[-1]["loss"] < metrics_of(stopped)[0]["loss"] - 1
 
 
 @pytest.fixture(scope="module")
@@ -460,6 +583,96 @@ def test_a_resume_that_makes_no_sense_is_refused(
 
     assert sft.main(["--resume", str(home / "runs" / run), *arguments]) == 1
     assert said in capfd.readouterr().err
+
+
+# --- FSDP 2 -----------------------------------------------------------------------------------
+
+FSDP = ["torchrun", "--standalone", "--nproc_per_node", "2", "tests/fsdp_on_cpu.py"]
+
+
+def test_a_run_goes_on_in_shards(home: Path, launched: Path, killed: Path) -> None:
+    run = home / "runs" / "killed-sharded"
+    shutil.copytree(killed, run)
+    done = launch(FSDP, ["--resume", str(run), "--set", "world_size=2"], module=[])
+    assert done.returncode == 0, done.stderr
+    ours, theirs = manifest_of(run), manifest_of(launched)
+
+    assert [s["distributed"] for s in ours["sessions"]] == ["NO", "FSDP"]
+    for name in ("loss", "gradient_norm"):
+        assert [m[name] for m in metrics_of(run)] == pytest.approx(
+            [m[name] for m in metrics_of(launched)], rel=1e-4
+        )
+    assert ours["eval"]["loss"] == pytest.approx(theirs["eval"]["loss"], rel=1e-3)
+    expected = result_of(launched)
+    for name, weight in result_of(run).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
+
+
+def test_a_run_in_shards_goes_on_in_one_process(home: Path) -> None:
+    run, whole = home / "runs" / "sharded", home / "runs" / "sharded-whole"
+    more = ["method=full", "packing=window", "global_batch_size=2", "max_steps=null"]
+    tools = Path(sys.executable).parent
+    process = subprocess.Popen([tools / FSDP[0], *FSDP[1:], *settings(home, run.name, *more)])
+    watcher = when_steps_are_done(run, 1, process.terminate)
+    process.wait(timeout=120)
+    watcher.join()
+    assert manifest_of(run)["status"] == "stopped"
+    assert manifest_of(run)["sessions"][0]["distributed"] == "FSDP"
+    assert sft.main(["--resume", str(run)]) == 0
+
+    assert sft.main(settings(home, whole.name, *more)) == 0
+    for name in ("loss", "gradient_norm"):
+        assert [m[name] for m in metrics_of(run)] == pytest.approx(
+            [m[name] for m in metrics_of(whole)], rel=1e-3
+        )
+    expected = result_of(whole)
+    for name, weight in result_of(run).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
+    AutoModelForCausalLM.from_pretrained(run / "model")
+
+
+def test_sharding_that_would_not_happen_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # What the launcher sets for train/accelerate/fsdp2.yaml.
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+
+    assert sft.main(settings(home, "none")) == 1
+    assert "accelerate shards nothing on a CPU or in one process" in capfd.readouterr().err
+
+
+def test_an_8_bit_optimizer_is_not_sharded(home: Path) -> None:
+    done = launch(FSDP, settings(home, "none", "optimizer=paged_adamw_8bit"), module=[])
+
+    assert done.returncode != 0
+    assert "the optimizer paged_adamw_8bit cannot keep its state in shards" in done.stderr
+    assert not (home / "runs" / "none").exists()
+
+
+# --- the specification's order ----------------------------------------------------------------
+
+
+def test_the_order_of_shards_is_taken_up_again_but_by_no_other_world(
+    home: Path, launched: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, stopped = home / "runs" / "shards-whole", home / "runs" / "shards-stopped"
+    assert sft.main(settings(home, whole.name, "order=shards")) == 0
+    assert manifest_of(whole)["totals"] == manifest_of(launched)["totals"]
+    assert [m["tokens"] for m in metrics_of(whole)] != [m["tokens"] for m in metrics_of(launched)]
+
+    when_steps_are_done(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert sft.main(settings(home, stopped.name, "order=shards")) == 0
+    assert manifest_of(stopped)["status"] == "stopped"
+    manifest = stopped / "manifest.json"
+    began = manifest.read_text()
+    manifest.write_text(began.replace('"world_size": 1,', '"world_size": 2,'))
+    assert sft.main(["--resume", str(stopped)]) == 1
+    assert "rows would be read twice, and others never. Resume with 2." in capfd.readouterr().err
+
+    manifest.write_text(began)
+    assert sft.main(["--resume", str(stopped)]) == 0
+    assert without_time(metrics_of(stopped)) == without_time(metrics_of(whole))
 
 
 # --- runs that cannot be ----------------------------------------------------------------------

@@ -46,6 +46,7 @@ def test_an_override_reaches_a_nested_setting() -> None:
         ("global_batch_size=0", "greater than 0 (found 0)"),
         ("method=magic", "'qlora', 'lora' or 'full' (found 'magic')"),
         ("max_steps", "write it as key=value"),
+        ("stop_after_evals_without_gain=2", "it counts evaluations: set eval_every too"),
         ("run=../elsewhere", "run"),
     ],
 )

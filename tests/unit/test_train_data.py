@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,7 @@ from train_export import react_sample, tool_sample, write_export
 from train.config import ModelSettings, SftSettings
 from train.data import Export, Prepared, collate, shares
 from train.prepare import Preparation
+from train.sampler import shard_order
 from train.tokenizer import load_tokenizer
 from udfs.errors import TrainingError
 
@@ -105,6 +107,34 @@ def test_unpacked_rows_are_in_the_order_of_the_plan(prepare: Prepare) -> None:
     assert [prepared.row("train", i).positions.tolist() for i in range(150)] == [
         [position] for position in range(150)
     ]
+
+
+def test_an_order_of_ones_own_is_read_once_by_the_ranks_together(prepare: Prepare) -> None:
+    samples = [row | {"source": "a" if number % 3 else "b"} for number, row in enumerate(rows(22))]
+    prepared = prepare(samples)
+    positions = prepared.first_positions("train").to_pylist()
+    sources = [samples[position]["source"] for position in positions]
+    orders = [shard_order(sources, Counter(sources), 0, rank, 2) for rank in range(2)]
+    read: list[list[int]] = [[], []]
+    for rank, order in enumerate(orders):
+        for share in shares(
+            prepared,
+            "train",
+            start=0,
+            global_batch_size=4,
+            micro_batch_size=1,
+            rank=rank,
+            world_size=2,
+            pad_id=PAD,
+            order=order,
+        ):
+            assert len(share.batches) == 2
+            ids = [batch["input_ids"][0].tolist() for batch in share.batches]
+            read[rank] += [row for row in ids if len(row) > 1]
+
+    everything = [prepared.row("train", number).input_ids.tolist() for number in range(22)]
+    assert sorted(read[0] + read[1]) == sorted(everything)
+    assert read[0] == [everything[number] for number in orders[0]]
 
 
 # --- batches ----------------------------------------------------------------------------------

@@ -104,6 +104,21 @@ def test_a_weight_counts_as_often_as_it_says(model: LlamaForCausalLM) -> None:
     assert weighted != pytest.approx(by_hand(model, ROWS[:2]), rel=1e-3)
 
 
+def test_gradient_checkpointing_changes_no_gradient(model: LlamaForCausalLM) -> None:
+    layers = list(model.model.layers)
+    seen: list[int] = []
+    for layer in layers:
+        layer.self_attn.register_forward_hook(lambda *_: seen.append(1))
+    kept, expected = gradients(model, [batch_of(ROWS)])
+    assert len(seen) == len(layers)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    again, found = gradients(model, [batch_of(ROWS)])
+
+    assert len(seen) == 3 * len(layers)  # once more for the loss, and once for its gradient
+    assert again == kept
+    assert torch.equal(found, expected)
+
+
 def test_unweighted_it_is_the_models_own_loss(model: LlamaForCausalLM) -> None:
     rows = [(ids, [float(w > 0) for w in weight]) for ids, weight in ROWS]
     batch = batch_of(rows)
