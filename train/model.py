@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn.parametrize import Bnb4bitParametrization, replace_parameter_4bit
 from bitsandbytes.optim.adamw import PagedAdamW8bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 from transformers import (
     AutoConfig,
@@ -74,19 +76,22 @@ def load_model(
     }
     if device is not None:
         options["device_map"] = {"": device}
-    if settings.method == "qlora":
-        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=frozen_dtype,
-            bnb_4bit_quant_storage=frozen_dtype,  # FSDP shards no integers
-        )
     model: Any
     try:
+        if settings.method == "qlora":
+            options["quantization_config"] = quantization(settings)
+            if fused_experts(model_skeleton(settings)):
+                if device is None:
+                    raise TrainingError(
+                        f"{settings.model.path} has fused experts, which are rounded to 4 bits on "
+                        "one device and cannot be sharded then. Launch with data parallelism."
+                    )
+                options["device_map"] = {"": "cpu"}  # unrounded they may not fit on the device
         model = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError) as error:
         raise cannot_load("model", source, error) from error
+    if settings.method == "qlora" and device is not None:
+        _quantise_experts(model, device)
     if settings.gradient_checkpointing:
         # The reentrant kind has no gradient where a checkpoint's input has none, as with adapters.
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -95,14 +100,7 @@ def load_model(
     if checkpoint:
         model = PeftModel.from_pretrained(model, checkpoint, is_trainable=True)
     else:
-        lora = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=settings.lora.rank,
-            lora_alpha=settings.lora.alpha,
-            lora_dropout=settings.lora.dropout,
-            target_modules=settings.lora.target_modules or "all-linear",
-        )
-        model = get_peft_model(model, lora)
+        model = get_peft_model(model, adapters(settings))
     return model.train()
 
 
@@ -143,6 +141,69 @@ def make_optimizer(settings: SftSettings, model: nn.Module) -> Optimizer:
     return optimizer
 
 
+def model_skeleton(settings: SftSettings) -> Any:
+    """The base model without its weights, from its config alone: all parameters are on the meta
+    device, in the precision of the frozen ones.
+
+    Raises:
+        OSError, ValueError: there is no config, or none of a causal language model.
+    """
+    config = AutoConfig.from_pretrained(settings.model.path)
+    dtype = torch.float32 if settings.method == "full" else getattr(torch, settings.precision)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+
+
+def quantization(settings: SftSettings) -> BitsAndBytesConfig:
+    """How `qlora` rounds linear layers: NF4, and the constants of its blocks rounded once more."""
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, settings.precision),
+        bnb_4bit_quant_storage=getattr(torch, settings.precision),  # FSDP shards no integers
+    )
+
+
+def adapters(settings: SftSettings) -> LoraConfig:
+    """New adapters as the settings describe them, for peft."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora.rank,
+        lora_alpha=settings.lora.alpha,
+        lora_dropout=settings.lora.dropout,
+        target_modules=settings.lora.target_modules or "all-linear",
+    )
+
+
+def fused_experts(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Parameters that hold all experts of a layer [experts, out, in], as (module, name).
+
+    They are no linear layers, so transformers' quantiser for bitsandbytes leaves them as they are.
+    """
+    return [
+        (module, name)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3
+    ]
+
+
+def _quantise_experts(model: nn.Module, device: torch.device) -> None:
+    """Round fused experts to 4 bits on `device`, as linear layers are, and move the rest there.
+
+    A use of such a parameter restores all experts of its layer in the model's precision, and no
+    gradient reaches it: adapters beside it are those of the linear layers and the router.
+    """
+    experts = fused_experts(model)
+    for module, name in experts:
+        parameter = getattr(module, name)
+        parameter.data = parameter.data.to(device)
+        replace_parameter_4bit(module, name, compress_statistics=True, quant_type="nf4")
+    if experts:
+        model.to(device)
+
+
 def check_packing(model: nn.Module) -> None:
     """Look whether a segment sees the one before it in the same row; the model trains on.
 
@@ -173,17 +234,22 @@ def check_packing(model: nn.Module) -> None:
 def footprint(model: nn.Module) -> dict[str, int]:
     """What the model takes: bytes of all weights, and parameters by what happens to them.
 
-    Measured, not computed from the method: bitsandbytes leaves some layers as they are, such as
-    the fused experts of a mixture-of-experts model.
+    Measured, not computed from the method. Bytes are those of the parameters; the constants of
+    4-bit blocks come to 0.13 bits a parameter more (Dettmers et al. 2023, QLoRA, section 3).
     """
-    quant_states = [getattr(p, "quant_state", None) for p in model.parameters()]
+    rounded: dict[Tensor, Any] = {
+        p: p.quant_state for p in model.parameters() if hasattr(p, "quant_state")
+    }
+    for module in model.modules():
+        if isinstance(module, ParametrizationList) and isinstance(
+            module[0], Bnb4bitParametrization
+        ):
+            rounded[module.original] = module[0].quant_state
     return {
         "weight_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "four_bit_parameters": sum(q.shape.numel() for q in quant_states if q is not None),
+        "four_bit_parameters": sum(state.shape.numel() for state in rounded.values()),
         "other_parameters": sum(
-            p.numel()
-            for p in model.parameters()
-            if not p.requires_grad and not hasattr(p, "quant_state")
+            p.numel() for p in model.parameters() if not p.requires_grad and p not in rounded
         ),
     }
