@@ -160,6 +160,8 @@ def test_what_the_agent_does_is_curated_and_is_measured_apart(
 def test_a_signal_loses_nothing_that_has_ended(
     server: ScriptedModel, workplace: Path, number: signal.Signals
 ) -> None:
+    # Where tests run in the background, a shell has them ignore SIGINT, and so would the command.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     queries = workplace / "queries.txt"
     queries.write_text("Hello?\nWait.\nAfter that?\n")
     command = ["trajlake", "agent", "--env", "chat", "--model", "tiny", "--queries", str(queries)]

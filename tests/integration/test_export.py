@@ -292,7 +292,7 @@ def test_a_build_under_way_does_not_mix_two_states(changing: Workspace) -> None:
     export("default")
     before = contents(changing.exports / "default")
     changing.write_trajectories([conversation(number) for number in range(25)])
-    changing.run("conversations", "rated_trajectories", "curation", "sft_samples")
+    changing.run("conversations", "rated_trajectories", "task_keys", "curation", "sft_samples")
     assert not export("default").is_new  # the plan is still the old one, and so is all it names
     assert contents(changing.exports / "default") == before
     changing.build()
@@ -305,7 +305,8 @@ def test_a_build_under_way_does_not_mix_two_states(changing: Workspace) -> None:
 def test_samples_of_older_verdicts_than_the_plans_are_refused(changing: Workspace) -> None:
     changing.write_trajectories([conversation(number) for number in range(25)])
     changing.run(
-        "conversations", "rated_trajectories", "curation", "source_quotas", "training_plan"
+        *("conversations", "rated_trajectories", "task_keys", "curation"),
+        *("source_quotas", "training_plan"),
     )
     with pytest.raises(ExportError, match=r"versions 1 and 0 of .* at once"):
         export("default")
