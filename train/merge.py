@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from train.model import base_model_sha256
 from train.run import RunFolder
-from train.tokenizer import CHAT_TEMPLATE
+from train.tokenizer import describe_calls
 from udfs.errors import TrainingError
 from udfs.folders import atomic_folder
 
@@ -117,16 +117,13 @@ def merge(run: Path, out: Path | None = None) -> Path:
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a tokenizer what a server needs of it.
 
-    The template loses its marks for training; where it is the one of this project
-    (`train/chat.jinja`), transformers' server is told how tool calls look in it.
+    The template loses its marks for training; how tool calls look in it is kept.
 
     Raises:
         TrainingError: without the marks the template is none.
     """
-    template = str(tokenizer.chat_template)
-    if template == CHAT_TEMPLATE.read_text(encoding="utf-8"):
-        tokenizer.response_template = _response_template(str(tokenizer.eos_token))
-    tokenizer.chat_template = without_marks(template)
+    describe_calls(tokenizer)
+    tokenizer.chat_template = without_marks(str(tokenizer.chat_template))
 
 
 def without_marks(template: str) -> str:
@@ -148,36 +145,6 @@ def without_marks(template: str) -> str:
             "run's `model.chat_template` a form that plain Jinja reads."
         ) from error
     return plain
-
-
-def _response_template(end: str) -> dict[str, Any]:
-    """How transformers reads what a model wrote by `train/chat.jinja`.
-
-    Arguments stay the text that the model wrote: whether it is JSON is for the caller to see. (Were
-    they parsed here, transformers' server would answer a malformed call by an error of its own.)
-
-    Args:
-        end: the token that closes a message.
-    """
-    return {
-        "defaults": {"role": "assistant"},
-        "start_anchor": "<|assistant|>",
-        "fields": {
-            "tool_calls": {
-                "open_pattern": (
-                    r'<\|tool_call\|>\s*{"name":\s*"(?P<name>[^"]+)",\s*"arguments":\s*'
-                ),
-                "close_pattern": rf"}}\s*(?=<\|tool_call\|>|{re.escape(end)})",
-                "repeats": True,
-                "content": "text",
-                "transform": {
-                    "type": "function",
-                    "function": {"name": "{name}", "arguments": "{content}"},
-                },
-            },
-            "content": {"close": end, "content": "text"},
-        },
-    }
 
 
 def _card(manifest: Mapping[str, Any], base_sha256: str) -> str:

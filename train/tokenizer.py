@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -51,7 +53,44 @@ def load_tokenizer(settings: ModelSettings) -> tuple[PreTrainedTokenizerBase, st
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    describe_calls(tokenizer)
     return tokenizer, origin
+
+
+def describe_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell transformers' server how tool calls look, where the template is `train/chat.jinja`."""
+    if tokenizer.chat_template == CHAT_TEMPLATE.read_text(encoding="utf-8"):
+        tokenizer.response_template = _response_template(str(tokenizer.eos_token))
+
+
+def _response_template(end: str) -> dict[str, Any]:
+    """How transformers reads what a model wrote by `train/chat.jinja`.
+
+    Arguments stay the text that the model wrote: whether it is JSON is for the caller to see. (Were
+    they parsed here, transformers' server would answer a malformed call by an error of its own.)
+
+    Args:
+        end: the token that closes a message.
+    """
+    return {
+        "defaults": {"role": "assistant"},
+        "start_anchor": "<|assistant|>",
+        "fields": {
+            "tool_calls": {
+                "open_pattern": (
+                    r'<\|tool_call\|>\s*{"name":\s*"(?P<name>[^"]+)",\s*"arguments":\s*'
+                ),
+                "close_pattern": rf"}}\s*(?=<\|tool_call\|>|{re.escape(end)})",
+                "repeats": True,
+                "content": "text",
+                "transform": {
+                    "type": "function",
+                    "function": {"name": "{name}", "arguments": "{content}"},
+                },
+            },
+            "content": {"close": end, "content": "text"},
+        },
+    }
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

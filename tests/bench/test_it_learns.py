@@ -216,7 +216,7 @@ def settings(recipe: str, base: Path, folder: Path) -> dict[str, Any]:
 
 
 def as_served(folder: Path, out: Path) -> Path:
-    """A model with its tokenizer as `train.merge` leaves it, which a run of method full is not."""
+    """A model with its tokenizer as `train.merge` leaves it; the untrained one's is not."""
     shutil.copytree(model_folder(folder), out)
     tokenizer = AutoTokenizer.from_pretrained(out)
     prepare_tokenizer(tokenizer)

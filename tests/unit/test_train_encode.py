@@ -15,6 +15,7 @@ pytest.importorskip("transformers", reason="the training extra is not installed"
 pytest.importorskip("mistral_common", reason="the training extra is not installed")
 
 from train_export import react_sample, tool_sample, write_export
+from transformers import AutoTokenizer
 
 from train.config import ModelSettings, TinyModel
 from train.data import Export, Sample
@@ -477,3 +478,12 @@ def test_the_tiny_tokenizer_keeps_every_text(encode: Encoder) -> None:
     ids = encode.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     assert encode.tokenizer.decode(ids) == text
+
+
+def test_a_result_says_how_tool_calls_look_in_our_template(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    tokenizer, _ = load_tokenizer(ModelSettings(path=str(tiny_model)))
+    tokenizer.save_pretrained(tmp_path)
+    saved: Any = AutoTokenizer.from_pretrained(tmp_path)
+    assert saved.response_template["fields"]["tool_calls"]["repeats"]
