@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import Handler, LoopbackServer
 
 # A message of the assistant; a status with an error's code; or seconds to say nothing for.
 Said = dict[str, Any] | tuple[int, str] | float
 
 
-class ScriptedModel(ThreadingHTTPServer):
+class ScriptedModel(LoopbackServer):
     """Answers at `base_url` by `say(body)`; `bodies` has what was asked."""
 
-    daemon_threads = True
-
     def __init__(self, say: Callable[[dict[str, Any]], Said]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
         self.say = say
         self.bodies: list[dict[str, Any]] = []
-        self.closing = threading.Event()
-        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
+        super().__init__(_Handler)
 
 
 def text(content: str, *, is_cut: bool = False) -> dict[str, Any]:
@@ -61,8 +51,7 @@ def in_turn(*replies: Said) -> Callable[[dict[str, Any]], Said]:
     return say
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server: ScriptedModel
 
     def do_POST(self) -> None:
@@ -75,22 +64,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(said, tuple):
             status, code = said
             key = self.headers["Authorization"].removeprefix("Bearer ")
-            self._send(status, {"error": {"message": f"no: {key}", "code": code, "type": "error"}})
+            self.send_json(
+                status, {"error": {"message": f"no: {key}", "code": code, "type": "error"}}
+            )
         else:
             message = dict(said)
             reason = "length" if message.pop("is_cut", False) else "stop"
             choice = {"index": 0, "message": message, "finish_reason": reason}
             reply = {"id": "r", "object": "chat.completion", "created": 0, "model": body["model"]}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-            self._send(200, reply | {"choices": [choice], "usage": usage})
-
-    def _send(self, status: int, value: dict[str, Any]) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: pytest's output is for results."""
+            self.send_json(200, reply | {"choices": [choice], "usage": usage})

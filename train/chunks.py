@@ -28,6 +28,7 @@ from orchestration.printing import note
 from train.data import Export, Sample
 from train.encode import Encoder, Refused, Tokens
 from udfs.errors import WorkerError
+from udfs.folders import atomic_file
 from udfs.settings import worker_count
 
 _LINES_PER_BATCH = 64
@@ -191,16 +192,14 @@ def _work(chunk: Chunk) -> None:
 
 
 def _encode_chunk(export: Export, encode: Encoder, chunk: Chunk) -> None:
-    staging = chunk.file.with_name(f".{chunk.file.name}-{os.getpid()}")
     lines = (
         line
         for sample in export.samples(chunk.split, chunk.start, chunk.stop)
         for line in _lines(sample, encode(sample))
     )
-    with pa.ipc.new_file(str(staging), _SCHEMA) as file:
+    with atomic_file(chunk.file) as staging, pa.ipc.new_file(str(staging), _SCHEMA) as file:
         while some := list(islice(lines, _LINES_PER_BATCH)):
             file.write_batch(record_batch(_SCHEMA, zip(*some, strict=True)))
-    staging.replace(chunk.file)
 
 
 def _lines(sample: Sample, outcome: list[Tokens] | Refused) -> Iterator[tuple[Any, ...]]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from torch import Tensor, cat
 
@@ -91,7 +92,7 @@ def tell_lake(run: RunFolder) -> bool:
     files = [file for first, last, file in run.lineage() if last > known]
     if files:
         seen = pa.concat_tables([pq.read_table(file, schema=SEGMENT_SCHEMA) for file in files])
-        new = seen.filter(pa.compute.greater(seen["step"], known))
+        new = seen.filter(pc.greater(seen["step"], known))
         named = new.add_column(0, "run_id", pa.repeat(run_id, new.num_rows))
         lake.write(LINEAGE, named.to_reader(), lake.WriteOptions(strategy="append"))
     return True

@@ -16,7 +16,6 @@ Every file and folder here appears whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import yaml
 
 from train.config import SftSettings
 from udfs.errors import TrainingError
-from udfs.folders import atomic_folder
+from udfs.folders import atomic_file, atomic_folder
 
 
 class RunFolder:
@@ -85,10 +84,8 @@ class RunFolder:
     def write_lineage(self, first: int, last: int, seen: pa.Table) -> None:
         """Add what the steps `first` to `last` saw (`train.lineage.SEGMENT_SCHEMA`)."""
         self._lineage.mkdir(exist_ok=True)
-        file = self._lineage / f"step-{first:08d}-{last:08d}.parquet"
-        staging = file.with_name(f".{file.name}-{os.getpid()}")
-        pq.write_table(seen, staging, compression="zstd")
-        staging.replace(file)
+        with atomic_file(self._lineage / f"step-{first:08d}-{last:08d}.parquet") as staging:
+            pq.write_table(seen, staging, compression="zstd")
 
     def lineage(self) -> list[tuple[int, int, Path]]:
         """Its files in order, each with its first and last step."""
@@ -152,9 +149,8 @@ class RunFolder:
 
     @staticmethod
     def _write(file: Path, content: str) -> None:
-        staging = file.with_name(f".{file.name}-{os.getpid()}")
-        staging.write_text(content, encoding="utf-8")
-        staging.replace(file)
+        with atomic_file(file) as staging:
+            staging.write_text(content, encoding="utf-8")
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:

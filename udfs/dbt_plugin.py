@@ -62,10 +62,15 @@ class Plugin(BasePlugin):
             )
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        """Load the Delta extension and register every function that models call."""
+        """Load the Delta extension, register every function that models call, and have a table of
+        the tests that passed (dbt_project/macros/tests.sql)."""
         self._connection = conn
         lake.load_delta_extension(conn)
         register_functions(conn)
+        conn.execute("create schema if not exists builds")
+        conn.execute(
+            "create table if not exists builds.passed_tests (test varchar primary key, key varchar)"
+        )
 
     def store(self, target_config: TargetConfig) -> None:
         """Run an SQL model's compiled SQL and write what it returns.

@@ -8,10 +8,6 @@
         "select inputs_state(" ~ text_literal(tojson(delta_inputs(model))) ~ ")"
     ).columns[0].values()[0]) -%}
     {%- set test = text_literal(model["unique_id"]) -%}
-    {%- do run_query("create schema if not exists builds") -%}
-    {%- do run_query(
-        "create table if not exists builds.passed_tests (test varchar primary key, key varchar)"
-    ) -%}
     {%- set passed = run_query("select key from builds.passed_tests where test = " ~ test) -%}
     {%- set known = passed.columns[0].values() | list -%}
     {%- if known == [key] and invocation_args_dict["which"] == "build" and not should_full_refresh() -%}

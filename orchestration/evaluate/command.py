@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import typer
@@ -107,7 +108,7 @@ def hotpotqa(
     )
     of = _results("hotpotqa", asks, f"{env} {style}", run, max_steps, len(found), overlap)
     scored = [
-        of(name, _mean(score(episode.answer or "", gold) for episode, gold in found))
+        of(name, fmean(score(episode.answer or "", gold) for episode, gold in found))
         for name, score in _SCORES
     ]
     _keep(scored, as_json)
@@ -183,8 +184,8 @@ def textworld(
     found = _play("textworld", tasks, asks, style, limits, concurrency, out)
     rewards = [episode.reward or 0.0 for _, episode in found]
     of = _results("textworld", asks, style, run, max_steps, len(rewards), overlap)
-    won = _mean(float(reward == 1.0) for reward in rewards)
-    _keep([of("success_rate", won), of("avg_reward", _mean(rewards))], as_json)
+    won = fmean(float(reward == 1.0) for reward in rewards)
+    _keep([of("success_rate", won), of("avg_reward", fmean(rewards))], as_json)
 
 
 @app.command()
@@ -379,11 +380,6 @@ def _results(
         )
 
     return of
-
-
-def _mean(numbers: Iterable[float]) -> float:
-    found = list(numbers)
-    return sum(found) / len(found)
 
 
 def _keep(results: Sequence[Result], as_json: bool) -> None:

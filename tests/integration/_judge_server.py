@@ -13,21 +13,20 @@ import re
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import Handler, LoopbackServer
 
 PROMPT_TOKENS = 700
 COMPLETION_TOKENS = 50
 
 
-class JudgeServer(ThreadingHTTPServer):
+class JudgeServer(LoopbackServer):
     """Answers at `base_url` after `latency_s`; `asked` counts the requests by task."""
 
-    daemon_threads = True
     request_queue_size = 256
 
     def __init__(self, latency_s: float = 0.0) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
         self.latency_s = latency_s
         self.asked: Counter[int] = Counter()
         self.bodies: list[dict[str, Any]] = []
@@ -35,17 +34,7 @@ class JudgeServer(ThreadingHTTPServer):
         self.at_once = 0
         self.lock = threading.Lock()
         self.batches = Batches(self)
-        self.closing = threading.Event()
-        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed or lost patience is part of the tests."""
+        super().__init__(_Handler)
 
 
 class Batches:
@@ -150,8 +139,7 @@ def _evaluation(question: str, task: int) -> str:
     return f"{task % 6}\nTask {task} was done so." + (f"\n{code[1]}" if code else "")
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server: JudgeServer
 
     def do_GET(self) -> None:
@@ -308,6 +296,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _json(self, value: dict[str, Any]) -> None:
         self._send(200, json.dumps(value).encode())
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: pytest's output is for results."""

@@ -10,38 +10,24 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from loopback import Handler, LoopbackServer
 
 Messages = list[dict[str, str]]
 PROMPT_TOKENS, COMPLETION_TOKENS = 1_000, 100
 
 
-class StandardizerServer(ThreadingHTTPServer):
+class StandardizerServer(LoopbackServer):
     """Answers at `base_url`; `asked` are the conversations that came, in order."""
 
-    daemon_threads = True
-
     def __init__(self, say: Callable[[Messages], str | int | None]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
         self.say = say
         self.asked: list[Messages] = []
         self.lock = threading.Lock()
-        self.closing = threading.Event()
-        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed or lost patience is part of the tests."""
+        super().__init__(_Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     server: StandardizerServer
 
     def do_POST(self) -> None:
@@ -55,11 +41,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(said, int):
             why = "the maximum context length is 8192" if said == 413 else "no"
             error = {"message": why, "type": "error", "param": None, "code": None}
-            self._send(said, {"error": error})
+            self.send_json(said, {"error": error})
         else:
             message = {"role": "assistant", "content": said}
             usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS}
-            self._send(
+            self.send_json(
                 200,
                 {
                     "id": "chatcmpl-1",
@@ -70,14 +56,3 @@ class _Handler(BaseHTTPRequestHandler):
                     "usage": usage | {"total_tokens": PROMPT_TOKENS + COMPLETION_TOKENS},
                 },
             )
-
-    def _send(self, status: int, value: dict[str, Any]) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: pytest's output is for results."""
