@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint train bench docs lock clean
+.PHONY: help build test check lint train bench docs picture lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,6 +37,10 @@ bench: $(VENV)/test ## growth and comparisons, printed as tables (minutes)
 
 docs: $(VENV)/build ## write dbt's documentation to target/
 	dbt docs generate
+
+picture: $(VENV)/test ## draw the lineage of the models, docs/lineage.svg, anew
+	dbt parse
+	python -m orchestration.model_graph docs/lineage.svg
 
 lock: $(VENV)/test ## write the locks anew
 	$(BIN)/pip install --quiet uv

@@ -15,11 +15,15 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from _judge_server import JudgeServer
 
+from orchestration.export.source import SOURCES
+from orchestration.model_graph import checksum, graph_text
+from orchestration.report.queries import TABLES
 from udfs import lake
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -91,6 +95,41 @@ def test_every_query_on_the_page_runs(copy: Path, page: Path) -> None:
         lake.load_delta_extension(connection)
         for query in blocks(page, "sql"):
             assert connection.execute(query).fetchall(), f"no rows:\n{query}"
+
+
+@pytest.fixture(scope="module")
+def manifest(copy: Path) -> dict[str, Any]:
+    """What `make docs` says of the project."""
+    printed = execute(copy, "make docs")
+    assert "[WARNING]" not in printed, printed
+    found: dict[str, Any] = json.loads((copy / "target" / "manifest.json").read_text("utf-8"))
+    return found
+
+
+def test_dbt_documents_every_model_and_no_column_that_is_not_there(
+    copy: Path, manifest: dict[str, Any]
+) -> None:
+    catalog = json.loads((copy / "target" / "catalog.json").read_text("utf-8"))
+    assert not catalog["errors"]
+    for key, node in manifest["nodes"].items():
+        if node["resource_type"] in ("model", "seed"):
+            assert node["description"], node["name"]
+            assert node["columns"].keys() <= catalog["nodes"][key]["columns"].keys(), node["name"]
+
+
+def test_the_picture_of_the_models_is_not_stale(manifest: dict[str, Any]) -> None:
+    picture = (PROJECT / "docs" / "lineage.svg").read_text("utf-8")
+    assert checksum(graph_text(manifest)) in picture, "run `make picture`"
+
+
+def test_exposures_name_what_is_read(manifest: dict[str, Any]) -> None:
+    said = {
+        node["name"]: {parent.rpartition(".")[2] for parent in node["depends_on"]["nodes"]}
+        for node in manifest["exposures"].values()
+    }
+    assert said["export"] == {name for source in SOURCES.values() for name in source.reads}
+    assert said["report"] == set(TABLES)
+    assert said["training"] == {source.root for source in SOURCES.values()}
 
 
 def test_what_the_readme_prints_is_what_is_printed(copy: Path) -> None:
