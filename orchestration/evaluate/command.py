@@ -371,7 +371,7 @@ def _results(
             metric=metric,
             model_name=model.name,
             setting=setting,
-            run_id=None if run is None else str(_manifest(run)["run"]),
+            run_id=None if run is None else str(_manifest(run)["run_id"]),
             endpoint=model.address,
             value=value,
             step_budget=step_budget,

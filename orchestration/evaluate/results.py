@@ -43,7 +43,7 @@ class Result:
         metric: what the number is.
         model_name: the model's name at the endpoint.
         setting: how it acted: environment and style, or a category of the benchmark.
-        run_id: the training run that it comes from; null where nobody said.
+        run_id: the training run in `training_runs` that it comes from; null where nobody said.
         endpoint: where it was asked, without secrets.
         value: the number; null where it could not be measured.
         step_budget: the most replies of the model in a task; null where that is the benchmark's.

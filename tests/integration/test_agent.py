@@ -113,7 +113,7 @@ def test_what_the_agent_does_is_curated_and_is_measured_apart(
     lake.write("curated_trajectories", kept.to_reader(), lake.WriteOptions())
     trained = workplace / "runs" / "first"
     trained.mkdir(parents=True)
-    manifest = {"run": "first", "export": {"recipe": "default"}}
+    manifest = {"run_id": "0f3a", "export": {"recipe": "default"}}
     (trained / "manifest.json").write_text(json.dumps(manifest))
     of_run = ("--budget", "3", "--run", str(trained))
     done = run("trajlake", "eval", "mint", *asking, *of_run)
@@ -131,9 +131,9 @@ def test_what_the_agent_does_is_curated_and_is_measured_apart(
     assert measured == [
         ("hotpotqa", "exact_match", 8, 1.0, *place, 0, None),
         ("hotpotqa", "f1", 8, 1.0, *place, 0, None),
-        ("mint", "success_rate", 1, 0.0, *place, 2, "first"),
-        ("mint", "success_rate", 2, 1.0, *place, 2, "first"),
-        ("mint", "success_rate", 3, 1.0, *place, 2, "first"),
+        ("mint", "success_rate", 1, 0.0, *place, 2, "0f3a"),
+        ("mint", "success_rate", 2, 1.0, *place, 2, "0f3a"),
+        ("mint", "success_rate", 3, 1.0, *place, 2, "0f3a"),
     ]
     beside = (
         "select benchmark, is_published, count(*), count(value) from benchmark_results group by all"
