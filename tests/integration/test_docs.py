@@ -132,6 +132,12 @@ def test_exposures_name_what_is_read(manifest: dict[str, Any]) -> None:
     assert said["training"] == {source.root for source in SOURCES.values()}
 
 
+def test_the_notebook_answers_ten_questions(copy: Path) -> None:
+    notebook = "docs/notebooks/ten_questions.py"
+    execute(copy, f"marimo export html {notebook} --output answers.html --no-include-code")
+    assert (copy / "answers.html").read_text("utf-8").count("vegalite") == 10
+
+
 def test_what_the_readme_prints_is_what_is_printed(copy: Path) -> None:
     readme = (PROJECT / "README.md").read_text("utf-8")
     shown = re.search(r"<!-- summary:.*?-->\n```text\n(.*?)^```$", readme, re.M | re.S)
