@@ -50,6 +50,7 @@ clean: ## remove what a build made; raw files, lake and exports stay
 	rm -rf target logs trajlake.duckdb*
 
 $(VENV)/bin/pip:
+	@command -v $(PYTHON) > /dev/null || { echo "There is no $(PYTHON) here. Trajlake needs Python 3.11 to 3.13: install one, and name it if it has another name, as in: make PYTHON=python3.12 build"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Trajlake needs Python 3.11 to 3.13 and {sys.executable} is {v.major}.{v.minor}. Set PYTHON, as in: make PYTHON=python3.12 build")'
 	$(PYTHON) -m venv $(VENV)
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from udfs.errors import TrajlakeError
+from udfs.settings import check_folder
 
 # Name → where the command is (a function, or an app with commands of its own), and what the list
 # of commands says of it. A module is imported when its command is run: most of them need pyarrow,
@@ -81,7 +82,11 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _load(name) if name in COMMANDS else command, rest
+        if name not in COMMANDS:
+            return name, command, rest
+        if name != "doctor" and "--help" not in rest:
+            check_folder()
+        return name, _load(name), rest
 
 
 def _load(name: str) -> Any:

@@ -40,7 +40,15 @@ from udfs.locks import lock_holder
 from udfs.rater import configured_raters
 from udfs.rater.committee import Seat, Settings, seats
 from udfs.recipes import checked_filter
-from udfs.settings import database_file, exports_folder, lake_root, raw_folder, worker_count
+from udfs.settings import (
+    check_folder,
+    database_file,
+    exports_folder,
+    lake_root,
+    prepared_folder,
+    raw_folder,
+    worker_count,
+)
 from udfs.sources import SOURCES_FILE, declared_sources
 from udfs.views import UnreadableDatabase, open_database
 
@@ -106,6 +114,11 @@ def _python() -> Iterator[Found]:
             f"Python {running} is not {project['requires-python']}",
             "Set up again with another: `make PYTHON=python3.12 build`.",
         )
+
+
+def _folder() -> Iterator[Found]:
+    check_folder()
+    yield "ok", str(Path.cwd())
 
 
 def _packages() -> Iterator[Found]:
@@ -340,9 +353,11 @@ def _database() -> Iterator[Found]:
         )
     try:
         with open_database() as connection:
-            (views,) = connection.execute(
-                "select count(*) from duckdb_views() where not internal"
-            ).fetchone() or (0,)
+            views = dict(
+                connection.execute(
+                    "select view_name, sql from duckdb_views() where not internal"
+                ).fetchall()
+            )
     except UnreadableDatabase as error:
         yield (
             "problem",
@@ -350,8 +365,16 @@ def _database() -> Iterator[Found]:
             "Run `dbt build`, which makes the views anew; a broken file may be deleted before.",
         )
         return
-    if not holder:
-        yield "ok", f"{views} views in {database}"
+    tables = set(lake.table_names())
+    missing = [name for name, sql in views.items() if "delta_scan(" in sql and name not in tables]
+    if missing:
+        yield (
+            "problem",
+            f"views of tables that are not in the lake: {', '.join(sorted(missing))}",
+            "Run `dbt build`, which makes them; the last one did not come to its end.",
+        )
+    elif not holder:
+        yield "ok", f"{len(views)} views in {database}"
 
 
 def _disk() -> Iterator[Found]:
@@ -473,6 +496,14 @@ def _leftovers() -> Iterator[Found]:
                 f"{partial} is an export that was cut off",
                 f"`trajlake export {partial.parent.name}` clears it away.",
             )
+    for chunks in sorted(prepared_folder().glob(".*-chunks")):
+        if not _is_locked(chunks.with_name(".lock")):
+            is_clean = False
+            yield (
+                "note",
+                f"{chunks} is of rows that were not prepared to their end",
+                "Preparing the same again goes on there; else it may be deleted.",
+            )
     log = database_file().with_name(f"{database_file().name}.wal")
     if log.exists() and database_file().exists() and not lock_holder(database_file()):
         is_clean = False
@@ -514,6 +545,7 @@ def _training() -> Iterator[Found]:
 
 CHECKS: Mapping[str, Callable[[], Iterator[Found]]] = {
     "python": _python,
+    "folder": _folder,
     "packages": _packages,
     "delta extension": _delta_extension,
     "raw files": _raw,
@@ -541,4 +573,6 @@ def _print(console: Console, findings: list[Finding], problems: int) -> None:
             found.append(f"\n→ {finding.remedy}")
         shown.add_row(finding.check, words[finding.status], found)
     console.print(shown)
-    console.print(f"{problems} problems." if problems else "Nothing is wrong.")
+    console.print(
+        "Nothing is wrong." if not problems else f"{problems} problem{'s'[: problems > 1]}."
+    )

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from orchestration.printing import AsJson, print_json, table, text
 from udfs.errors import LakeError
-from udfs.settings import database_file, exports_folder, lake_root
+from udfs.settings import database_file, exports_folder, lake_root, raw_folder
 from udfs.views import open_lake
 
 _COUNTS = ("raw_records", "trajectories", "quarantined", "rated", "kept")
@@ -41,10 +41,10 @@ def summary_command(
                 order by source, reason
                 """
             ).fetchall()
-        except duckdb.CatalogException as error:
+        except (duckdb.CatalogException, duckdb.IOException) as error:
             raise LakeError(
-                f"The lake at {lake_root()} has not been built yet. Run `make build`, or "
-                "`dbt build` in an active environment."
+                f"The lake at {lake_root()} has not been built to its end yet. Run `make build`, "
+                "or `dbt build` in an active environment."
             ) from error
     exported = _exported(recipe)
     complete = [(*row, exported.get(row[0], 0)) for row in rows]
@@ -61,6 +61,9 @@ def summary_command(
         return
     console = Console()
     console.print(_funnel(complete))
+    if not rows:
+        hint = f"Nothing has landed. Put files into a folder below {raw_folder()}: `dbt build`."
+        console.print(text(hint), soft_wrap=True)
     if reasons:
         console.print(_reasons(reasons))
     _print_next(console, recipe)

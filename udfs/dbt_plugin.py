@@ -20,7 +20,7 @@ from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
 from dbt.adapters.events.logging import AdapterLogger
-from dbt_common.exceptions import DbtDatabaseError
+from dbt_common.exceptions import DbtDatabaseError, DbtRuntimeError
 
 from udfs import lake
 from udfs.errors import LakeError, TrajlakeError
@@ -91,17 +91,20 @@ class Plugin(BasePlugin):
         if last.get(lake.FINGERPRINT) == fingerprint and not config["full_refresh"]:
             _logger.debug(f"{name}: SQL and inputs are those of the newest version, left as it is")
             return
+        metadata = {lake.FINGERPRINT: fingerprint, lake.INPUTS: inputs}
+        if rebuild_key:
+            metadata[lake.REBUILD_KEY] = rebuild_key
+        if made_by:
+            metadata[lake.VARS] = json.dumps(made_by, sort_keys=True)
+        rebuild = bool(config["full_refresh"]) or last.get(lake.REBUILD_KEY) != rebuild_key
         with self._connection.cursor() as cursor, _rows_of(cursor, config["sql"]) as rows:
-            lake.write(
-                name,
-                rows,
-                options,
-                rebuild=bool(config["full_refresh"]) or last.get(lake.REBUILD_KEY) != rebuild_key,
-                metadata={lake.FINGERPRINT: fingerprint, lake.INPUTS: inputs}
-                | ({lake.REBUILD_KEY: rebuild_key} if rebuild_key else {})
-                | ({lake.VARS: json.dumps(made_by, sort_keys=True)} if made_by else {}),
-                report=_logger.info,
-            )
+            try:
+                lake.write(
+                    name, rows, options, rebuild=rebuild, metadata=metadata, report=_logger.info
+                )
+            except TrajlakeError as error:
+                # One of dbt's own is printed as one line or two, any other with its traceback.
+                raise DbtRuntimeError(str(error)) from None
 
 
 @contextmanager

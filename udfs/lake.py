@@ -24,8 +24,10 @@ A lake may begin in the past of another one: some of its tables are then version
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -349,16 +351,21 @@ def write(
 
     Raises:
         LakeError: the columns differ from the table's and `on_schema_change` is `fail`, a value is
-            missing in a column of `not_null`, or the table is another lake's.
+            missing in a column of `not_null`, no room is left, or the table is another lake's.
     """
     check_is_own(name)
     counted = _Counted(name, reader.cast(_in_utc(reader.schema)), options, report)
     try:
         return _write(name, counted, options, rebuild, dict(metadata or {}), report)
-    except Exception:
+    except Exception as error:
         # An error of ours that went through a stream has become a text in one of the writer's.
         if counted.broken:
             raise counted.broken from None
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise LakeError(
+                f"No room is left at {table_path(name)}; table '{name}' stays as it was. Make "
+                "room, or set TRAJLAKE_LAKE to a larger disk, and run it again."
+            ) from error
         raise
 
 

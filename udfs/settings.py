@@ -10,7 +10,8 @@
 | `TRAJLAKE_DB`         | `trajlake.duckdb` | DuckDB file with views only; may be deleted any time |
 | `TRAJLAKE_WORKERS`    | cores, at most 8  | processes that parse, or tokenise; 1: only the main  |
 
-Paths are relative to the current folder, which is the project's root for every command.
+Paths are relative to the current folder, which is the project's root for every command, or any
+other where `TRAJLAKE_LAKE` says where the lake is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,19 @@ from udfs.errors import ConfigError
 
 # Each takes some 100 MB, and one writer has to keep up with them.
 _MOST_WORKERS = 8
+
+
+def check_folder() -> None:
+    """Refuse a folder in which no lake would be looked for.
+
+    Raises:
+        ConfigError: the current folder is not the project's root, and no lake is named.
+    """
+    if not (Path.cwd() / "dbt_project.yml").exists() and not os.environ.get("TRAJLAKE_LAKE"):
+        raise ConfigError(
+            f"{Path.cwd()} is not Trajlake's folder. Run `cd {Path(__file__).parents[1]}` first, "
+            "or set TRAJLAKE_LAKE to a lake."
+        )
 
 
 def raw_folder() -> Path:

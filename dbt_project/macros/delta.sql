@@ -53,6 +53,14 @@ def materialize(result, connection):
     )
         {%- endcall -%}
     {%- elif not is_pinned -%}
+        {%- if is_delta_incremental() -%}
+            {#- Models that add to their table read it by its view, and the file of views may have
+            been deleted. Outside of a transaction, because the plugin has a cursor of its own. -#}
+            {%- call statement("own_view", auto_begin=false) -%}
+                create view if not exists {{ target }} as
+                select * from {{ delta_scan_of(this.identifier) }}
+            {%- endcall -%}
+        {%- endif -%}
         {%- if config.get("contract").enforced -%}
             {{ get_assert_columns_equivalent(sql) }}
         {%- endif -%}

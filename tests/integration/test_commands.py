@@ -122,6 +122,35 @@ def versions() -> dict[str, int]:
     return {name: lake.DeltaTable(lake.table_path(name)).version() for name in lake.table_names()}
 
 
+# Where a command is run, and before or in the middle of a first build.
+
+
+def test_another_folder_is_refused_unless_a_lake_is_named(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place.trajlake("summary")  # with TRAJLAKE_LAKE
+    refused = place.trajlake("summary", code=1, TRAJLAKE_LAKE="").stderr
+    assert f"{tmp_path} is not Trajlake's folder. Run `cd {PROJECT}`" in " ".join(refused.split())
+    found = json.loads(place.trajlake("doctor", "--json", code=1, TRAJLAKE_LAKE="").stdout)
+    assert str(tmp_path) in findings(found, "problem")["folder"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_that_did_not_come_to_its_end_is_told_from_none(
+    place: Place, tmp_path: Path
+) -> None:
+    funnel = place.folder / "lake" / "funnel"
+    funnel.rename(tmp_path / "funnel")
+    try:
+        said = place.trajlake("summary", code=1).stderr
+        found = json.loads(place.trajlake("doctor", "--json", code=1).stdout)
+    finally:
+        (tmp_path / "funnel").rename(funnel)
+    assert "has not been built to its end" in said
+    assert findings(found, "problem")["database"].endswith("not in the lake: funnel")
+
+
 # The list of commands.
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,7 +17,7 @@ import pytest
 
 from udfs import lake
 from udfs.dbt_plugin import store_python_model
-from udfs.errors import EndpointError
+from udfs.errors import EndpointError, LakeError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -423,6 +425,34 @@ def test_a_union_of_which_one_branch_waits_for_the_other_ends(project: Project) 
     )
     project.build()
     assert sum(lake.open_table("t").get_add_actions()["num_records"].to_pylist()) == 2_000_000  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs a small disk, which only root may mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_leaves_the_table_as_it_was(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAJLAKE_LAKE", str(small_disk / "lake"))
+    schema = pa.schema([("bytes", pa.binary())])
+
+    def add(size: int) -> None:
+        rows = [{"bytes": os.urandom(size)}]
+        reader = pa.Table.from_pylist(rows, schema).to_reader()
+        lake.write("t", reader, lake.WriteOptions(strategy="append"))
+
+    add(1_000)
+    with pytest.raises(LakeError, match=r"No room is left at .*; table 't' stays as it was"):
+        add(1_000_000)
+    assert lake.open_table("t").get_add_actions()["num_records"].to_pylist() == [1]  # type: ignore[union-attr]
 
 
 def test_memory_is_bounded_by_the_batch(workplace: Path) -> None:
