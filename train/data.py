@@ -456,7 +456,7 @@ def shares(
             "trained_tokens": sum(int(row.loss_mask.sum()) for row in rows),
         }
         segments = _segments(rows)
-        blank = _blank(pad_id, segments=len(SIDES) if prepared.is_of_pairs else 1)
+        blank = blank_row(pad_id, segments=len(SIDES) if prepared.is_of_pairs else 1)
         rows += [blank] * (per_rank - len(rows))
         micro = [rows[i : i + micro_batch_size] for i in range(0, len(rows), micro_batch_size)]
         if splits_rows:
@@ -534,7 +534,7 @@ def _tensor(values: NDArray[Any], padding: NDArray[Any], dtype: torch.dtype) -> 
     return torch.from_numpy(np.concatenate([values, padding])).to(dtype)
 
 
-def _blank(pad_id: int, segments: int) -> Row:
+def blank_row(pad_id: int, segments: int) -> Row:
     """A row without loss, whose segments are of one token."""
     return Row(
         number=-1,

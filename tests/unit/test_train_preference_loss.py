@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch.nn.functional import log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from train.data import Row, _blank, collate
+from train.data import Row, blank_row, collate
 from train.loss import REWARDS, Measured, accumulate_gradients, preference_losses, segment_nll
 
 Side = tuple[list[int], list[int]]  # tokens, and 1 where one carries loss
@@ -101,7 +101,7 @@ def batch_of(
         )
         for number, pair in enumerate(pairs)
     ]
-    rows += [_blank(0, 2)] * blanks
+    rows += [blank_row(0, 2)] * blanks
     if not is_flat:
         rows = [side for row in rows for side in row.apart()]
     batch = collate(rows, 0, is_flat)
