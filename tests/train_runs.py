@@ -31,7 +31,7 @@ def launch(
         [str(tools / launcher[0]), *launcher[1:], *module, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
