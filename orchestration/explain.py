@@ -162,6 +162,8 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], str]] = {
             runs.run,
             runs.status,
             runs.recipe,
+            coalesce(runs.objective, 'sft') as objective,
+            seen.side,
             count(distinct seen.step) as steps,
             list(distinct seen.step order by seen.step)[1:8] as first_steps,
             arg_min(seen.nll / seen.weight, seen.step) as first_loss,
@@ -170,7 +172,7 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         left join training_runs as runs using (run_id)
         where seen.trajectory_id = $id
         group by all
-        order by runs.run
+        order by runs.run, seen.side
         """,
     ),
 }

@@ -1,6 +1,6 @@
-"""`train.sft` under FSDP 2 on a CPU, as no launcher starts it.
+"""A run under FSDP 2 on a CPU, as no launcher starts it.
 
-    torchrun --standalone --nproc_per_node 2 tests/fsdp_on_cpu.py --config …
+    torchrun --standalone --nproc_per_node 2 tests/fsdp_on_cpu.py train.sft --config …
 
 torch shards on CPUs by gloo, but accelerate takes FSDP for a matter of accelerators and falls back
 to data parallelism without a word. This takes that one decision back; all else is as it is
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 from accelerate.state import AcceleratorState, PartialState
@@ -42,6 +43,4 @@ if __name__ == "__main__":
         "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
     }
     AcceleratorState.__init__ = decide_for_fsdp
-    from train import sft
-
-    sys.exit(sft.main())
+    sys.exit(import_module(sys.argv[1]).main(sys.argv[2:]))

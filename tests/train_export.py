@@ -40,6 +40,22 @@ SCHEMA = pa.schema(
     ]
 )
 
+PAIR_SCHEMA = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("pair_id", pa.string()),
+        ("source", pa.string()),
+        ("chosen_id", pa.string()),
+        ("rejected_id", pa.string()),
+        ("prompt", pa.list_(MESSAGE)),
+        ("chosen", pa.list_(MESSAGE)),
+        ("rejected", pa.list_(MESSAGE)),
+        ("tools", pa.string()),
+        ("chosen_loss_flags", pa.list_(pa.bool_())),
+        ("rejected_loss_flags", pa.list_(pa.bool_())),
+    ]
+)
+
 LOOKUP_TOOL = json.dumps(
     [
         {
@@ -91,6 +107,54 @@ def tool_sample(number: int, *, weight: float = 1.0) -> dict[str, Any]:
     }
 
 
+def preference_pair(number: int) -> dict[str, Any]:
+    """Two runs that have their first step in common. Then one looks on and answers; the other
+    answers at once. An output of the chosen one is masked."""
+    call = {"type": "function", "function": {"name": "lookup", "arguments": '{"word": "naïve"}'}}
+    return {
+        "pair_id": f"pair-{number}",
+        "chosen_id": f"good-{number}",
+        "rejected_id": f"bad-{number}",
+        "prompt": [
+            {"role": "system", "content": "Use the tool."},
+            {"role": "user", "content": f"What does word {number} mean?"},
+            {"role": "assistant", "content": "Let me see."},
+            {"role": "user", "content": "Go on."},
+        ],
+        "chosen": [
+            {"role": "assistant", "tool_calls": [call | {"id": "call_1"}]},
+            {"role": "tool", "content": "simple", "tool_call_id": "call_1", "name": "lookup"},
+            {"role": "assistant", "content": "One moment."},
+            {"role": "user", "content": "Well?"},
+            {"role": "assistant", "content": f"Word {number} means simple. 素朴"},
+        ],
+        "rejected": [{"role": "assistant", "content": f"Nobody knows word {number}."}],
+        "tools": LOOKUP_TOOL,
+        "chosen_loss_flags": [True, False, False, False, True],
+        "rejected_loss_flags": [True],
+    }
+
+
+def write_pairs(
+    folder: Path,
+    train: Iterable[dict[str, Any]],
+    evaluation: Iterable[dict[str, Any]] = (),
+    *,
+    seed: int = 42,
+    rows_per_shard: int = 10,
+) -> Path:
+    """Write pairs, in the order given, as an export of the layout `pairs`; return `folder`."""
+    return write_export(
+        folder,
+        train,
+        evaluation,
+        rows_per_shard=rows_per_shard,
+        schema=PAIR_SCHEMA,
+        layout="pairs",
+        settings={"seed": seed},
+    )
+
+
 def write_export(
     folder: Path,
     train: Iterable[dict[str, Any]],
@@ -98,8 +162,13 @@ def write_export(
     *,
     rows_per_shard: int = 10,
     rows_per_group: int = 4,
+    schema: pa.Schema = SCHEMA,
+    **said: Any,
 ) -> Path:
-    """Write samples, in the order given, as shards with a manifest; return `folder`."""
+    """Write samples, in the order given, as shards with a manifest; return `folder`.
+
+    The manifest says besides what is in `said`.
+    """
     shards = []
     (folder / "data").mkdir(parents=True)
     for split, samples in (("train", list(train)), ("eval", list(evaluation))):
@@ -110,7 +179,7 @@ def write_export(
         parts = [rows[i : i + rows_per_shard] for i in range(0, len(rows), rows_per_shard)]
         for number, part in enumerate(parts):
             path = folder / "data" / f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
-            table = pa.Table.from_pylist(part, schema=SCHEMA)
+            table = pa.Table.from_pylist(part, schema=schema)
             pq.write_table(table, path, row_group_size=rows_per_group)
             shards.append(
                 {
@@ -121,6 +190,6 @@ def write_export(
                     "sha256": sha256(path.read_bytes()).hexdigest(),
                 }
             )
-    manifest = {"recipe": folder.name, "recipe_sha256": "0" * 64, "shards": shards}
+    manifest = {"recipe": folder.name, "recipe_sha256": "0" * 64, "shards": shards} | said
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

@@ -1,4 +1,4 @@
-"""Tokenising an export, a chunk of plan positions at a time, each into a file of its own.
+"""Tokenising an export, a chunk of positions at a time, each into a file of its own.
 
 A worker process imports this module and what it imports, so it leaves out whatever is slow to
 import and not needed there: models.
@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from orchestration.printing import note
-from train.data import Export, Sample
+from train.data import Export, Pair, Sample
 from train.encode import Encoder, Refused, Tokens
 from udfs.errors import WorkerError
 from udfs.folders import atomic_file
@@ -45,13 +45,14 @@ _SCHEMA = pa.schema(
         ("loss_mask", pa.list_(pa.bool_())),
         ("reason", pa.string()),
         ("detail", pa.string()),
+        ("pair_id", pa.string()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Plan positions `start` to `stop` - 1 of a split, and the file for what comes of them."""
+    """Positions `start` to `stop` - 1 of a split, and the file for what comes of them."""
 
     split: str
     start: int
@@ -64,12 +65,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Segment:
-    """A tokenised sample, or a part of one, with its place in the plan."""
+    """A tokenised sample, a part of one or a side of a pair, with its place in the export."""
 
     position: int
     trajectory_id: str
     weight: float
     tokens: Tokens
+    pair_id: str | None = None
 
     def __len__(self) -> int:
         return len(self.tokens.input_ids)
@@ -125,15 +127,16 @@ def read_chunk(file: Path) -> Iterator[Segment | Refused]:
             batch = chunk.get_batch(number)
             ids, masks = batch.column("input_ids"), batch.column("loss_mask")
             for i, line in enumerate(batch.drop_columns(["input_ids", "loss_mask"]).to_pylist()):
+                trajectory_id, pair_id = line["trajectory_id"], line["pair_id"]
                 if line["reason"] is not None:
-                    yield Refused(line["trajectory_id"], line["reason"], line["detail"])
+                    yield Refused(trajectory_id, line["reason"], line["detail"], pair_id)
                     continue
                 tokens = Tokens(
                     ids[i].values.to_numpy().copy(),  # segments of open rows outlive the file
                     masks[i].values.to_numpy(zero_copy_only=False),
                     line["part"],
                 )
-                yield Segment(line["position"], line["trajectory_id"], line["weight"], tokens)
+                yield Segment(line["position"], trajectory_id, line["weight"], tokens, pair_id)
 
 
 @contextmanager
@@ -192,24 +195,28 @@ def _work(chunk: Chunk) -> None:
 
 
 def _encode_chunk(export: Export, encode: Encoder, chunk: Chunk) -> None:
+    units = export.pairs if export.is_of_pairs else export.samples
     lines = (
         line
-        for sample in export.samples(chunk.split, chunk.start, chunk.stop)
-        for line in _lines(sample, encode(sample))
+        for unit in units(chunk.split, chunk.start, chunk.stop)
+        for line in _lines(unit, encode(unit))
     )
     with atomic_file(chunk.file) as staging, pa.ipc.new_file(str(staging), _SCHEMA) as file:
         while some := list(islice(lines, _LINES_PER_BATCH)):
             file.write_batch(record_batch(_SCHEMA, zip(*some, strict=True)))
 
 
-def _lines(sample: Sample, outcome: list[Tokens] | Refused) -> Iterator[tuple[Any, ...]]:
-    position, trajectory_id, weight = sample.position, sample.trajectory_id, sample.weight
+def _lines(unit: Sample | Pair, outcome: list[Tokens] | Refused) -> Iterator[tuple[Any, ...]]:
+    pair_id = unit.pair_id if isinstance(unit, Pair) else None
     if isinstance(outcome, Refused):
-        yield position, 0, trajectory_id, weight, None, None, outcome.reason, outcome.detail
+        why = (outcome.reason, outcome.detail, pair_id)
+        yield unit.position, 0, outcome.trajectory_id, None, None, None, *why
         return
-    for part in outcome:
+    samples = (unit.chosen, unit.rejected) if isinstance(unit, Pair) else repeat(unit)
+    for sample, part in zip(samples, outcome, strict=False):
         tokens = (part.input_ids, part.loss_mask)
-        yield position, part.part, trajectory_id, weight, *tokens, None, None
+        where = (unit.position, part.part, sample.trajectory_id, sample.weight)
+        yield *where, *tokens, None, None, pair_id
 
 
 def record_batch(schema: pa.Schema, columns: Iterable[Iterable[Any]]) -> pa.RecordBatch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -60,10 +60,10 @@ class LoraSettings(_Settings):
     target_modules: list[str] | None = None  # null: every linear layer but the output's
 
 
-class SftSettings(_Settings):
-    """One supervised fine-tuning run. Lengths in tokens, sizes in rows."""
+class RunSettings(_Settings):
+    """What every run has, whatever it learns by. Lengths in tokens, sizes in rows."""
 
-    recipe: str  # the export `<TRAJLAKE_EXPORTS>/<recipe>`
+    recipe: str  # of the export
     run: str | None = Field(
         default=None, pattern=r"^[\w][\w.-]*$"
     )  # null: recipe and time of start
@@ -76,11 +76,7 @@ class SftSettings(_Settings):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     gradient_checkpointing: bool = False  # less memory, a third more time: activations come anew
 
-    max_length: PositiveInt = 4096  # of a row
-    too_long: Literal["refuse", "split"] = "refuse"  # a longer sample; never cut in a message
-    packing: Literal["none", "window"] = "none"  # a row: one segment, or as many as fit
-    packing_window: PositiveInt = 64  # rows open at a time; bounds how far a sample moves
-    order: Literal["plan", "shards"] = "plan"  # shards: the specification's own (train.sampler)
+    max_length: PositiveInt = 4096  # of a row; of pairs, of either side
     global_batch_size: PositiveInt = 16  # rows in one optimiser step, over all processes
     micro_batch_size: PositiveInt = 1  # rows in one forward pass of one process
     max_steps: PositiveInt | None = None  # null: to the last row
@@ -106,14 +102,59 @@ class SftSettings(_Settings):
         return value
 
 
+class SftSettings(RunSettings):
+    """One supervised fine-tuning run, on the export `<TRAJLAKE_EXPORTS>/<recipe>`."""
+
+    objective: Literal["sft"] = "sft"
+    too_long: Literal["refuse", "split"] = "refuse"  # a longer sample; never cut in a message
+    packing: Literal["none", "window"] = "none"  # a row: one segment, or as many as fit
+    packing_window: PositiveInt = 64  # rows open at a time; bounds how far a sample moves
+    order: Literal["plan", "shards"] = "plan"  # shards: the specification's own (train.sampler)
+
+    sequences_per_row: ClassVar[int] = 1
+
+    @property
+    def export_name(self) -> str:
+        """The export's folder, below the folder of exports."""
+        return self.recipe
+
+
+class DpoSettings(RunSettings):
+    """One run of preference training, on the export `<TRAJLAKE_EXPORTS>/<recipe>.pairs`. A row is a
+    pair."""
+
+    objective: Literal["dpo"]
+    epochs: PositiveInt = 1  # the export has each pair once
+    beta: PositiveFloat = 0.1  # how dear it is to leave the reference
+    label_smoothing: float = Field(
+        default=0.0, ge=0.0, lt=0.5
+    )  # share of pairs the wrong way round
+    length_normalised: bool = False  # rewards a token instead of a continuation
+    sft_weight: NonNegativeFloat = 0.0  # of the chosen continuations' own loss, beside
+
+    sequences_per_row: ClassVar[int] = 2
+    too_long: ClassVar[Literal["refuse"]] = "refuse"
+    packing: ClassVar[Literal["none"]] = "none"
+
+    @property
+    def export_name(self) -> str:
+        """The export's folder, below the folder of exports."""
+        return f"{self.recipe}.pairs"
+
+
+Settings = SftSettings | DpoSettings
+_KINDS: dict[str, type[Settings]] = {"sft": SftSettings, "dpo": DpoSettings}
+
 # What a resumed run may change, because none of it changes what is learned.
 MAY_CHANGE_ON_RESUME = frozenset(
     {"world_size", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "trackers"}
 )
 
 
-def load_settings(file: Path, overrides: Sequence[str] = ()) -> SftSettings:
+def load_settings(file: Path, overrides: Sequence[str] = ()) -> Settings:
     """Read the YAML `file` and put `overrides` ("key=value", "lora.rank=8") on top.
+
+    Its `objective` says which settings there are; without one they are those of `train.sft`.
 
     Raises:
         TrainingError: the file cannot be read, a key does not exist, or a value does not fit. The
@@ -128,16 +169,26 @@ def load_settings(file: Path, overrides: Sequence[str] = ()) -> SftSettings:
     if not isinstance(content, dict):
         raise TrainingError(f"{file} must hold `key: value` lines, not {type(content).__name__}")
     overridden = {_apply(content, override) for override in overrides}
+    objective = content.get("objective", "sft")
+    kind = _KINDS.get(objective) if isinstance(objective, str) else None
+    if kind is None:
+        where = "--set objective" if "objective" in overridden else str(file)
+        raise TrainingError(
+            f"{where}: objective: {objective!r} is none. Choose from: {', '.join(_KINDS)}."
+        )
     try:
-        return SftSettings.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(problem, file, overridden) for problem in error.errors()]
+        problems = [_explain(problem, kind, file, overridden) for problem in error.errors()]
         raise TrainingError("\n".join(problems)) from None
 
 
-def changed_keys(before: SftSettings, after: SftSettings) -> set[str]:
+def changed_keys(before: Settings, after: Settings) -> set[str]:
     """Names of the top-level settings that differ."""
-    return {key for key in SftSettings.model_fields if getattr(before, key) != getattr(after, key)}
+    if type(before) is not type(after):
+        return {"objective"}
+    fields = type(before).model_fields
+    return {key for key in fields if getattr(before, key) != getattr(after, key)}
 
 
 def _apply(content: dict[str, Any], override: str) -> str:
@@ -158,19 +209,19 @@ def _apply(content: dict[str, Any], override: str) -> str:
     return key
 
 
-def _explain(problem: Any, file: Path, overridden: set[str]) -> str:
+def _explain(problem: Any, kind: type[Settings], file: Path, overridden: set[str]) -> str:
     path = [part for part in problem["loc"] if isinstance(part, str)]
     key = ".".join(path)
     where = f"--set {key}" if key in overridden else str(file)
     if problem["type"] != "extra_forbidden":
         return f"{where}: {key}: {problem['msg']} (found {problem['input']!r})"
-    known = _settings_below(path[:-1]).model_fields
+    known = _settings_below(kind, path[:-1]).model_fields
     return f"{where}: there is no key {key!r}. The keys here are {', '.join(known)}."
 
 
-def _settings_below(path: Sequence[str]) -> type[_Settings]:
+def _settings_below(kind: type[Settings], path: Sequence[str]) -> type[_Settings]:
     """The class of settings that the dotted `path` leads to."""
-    current: type[_Settings] = SftSettings
+    current: type[_Settings] = kind
     for name in path:
         annotation = current.model_fields[name].annotation
         options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()

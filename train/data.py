@@ -1,9 +1,11 @@
 """What training reads: exports by plan position, prepared rows by number, batches for a rank.
 
-`Export` reads samples, for `train.prepare`. `Prepared` reads the rows that it made of them, for
-the trainer: step k (from 1) of a run with global batch size B reads rows (k-1)·B … k·B-1, and rank
-r of w reads those ≡ r (mod w). So the global batches are the same at any world size, and a run is
-resumed by one integer. Blank rows, which carry no loss, fill up the last step.
+`Export` reads samples or pairs of them, for `train.prepare`. `Prepared` reads the rows that it made
+of them, for the trainer: step k (from 1) of a run with global batch size B reads rows (k-1)·B …
+k·B-1, and rank r of w reads those ≡ r (mod w). So the global batches are the same at any world
+size, and a run is resumed by one integer. Blank rows, which carry no loss, fill up the last step.
+
+A row of a pair is two segments, the chosen side and the rejected one.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ from torch import Tensor
 from udfs.errors import TrainingError
 
 _COLUMNS = ["position", "trajectory_id", "messages", "tools", "loss_flags", "weight"]
+SIDES = ("chosen", "rejected")
+_PAIR_COLUMNS = ["position", "pair_id", "prompt", "tools"] + [
+    f"{side}{what}" for side in SIDES for what in ("_id", "", "_loss_flags")
+]
 
 # One row that is trained on: one segment, or several that must not see each other.
 ROW_SCHEMA = pa.schema(
@@ -39,6 +45,8 @@ ROW_SCHEMA = pa.schema(
         ("trajectory_ids", pa.list_(pa.string())),
     ]
 )
+# The same where rows are pairs.
+PAIR_ROW_SCHEMA = ROW_SCHEMA.append(pa.field("pair_id", pa.string()))
 # A row's place follows from its number: changing these needs another PREPARE_VERSION.
 ROWS_PER_BATCH = 64
 BATCHES_PER_SHARD = 128
@@ -57,11 +65,25 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """One row of an export of pairs: two samples with the same messages before they part.
+
+    Only what the agent wrote after that is flagged for loss. Weights are 1.
+    """
+
+    position: int
+    pair_id: str
+    chosen: Sample
+    rejected: Sample
+
+
+@dataclass(frozen=True)
 class Row:
     """One prepared row of T tokens in S segments.
 
-    `input_ids` and `loss_mask` are [T]; `lengths` in tokens, sample `weights`, plan `positions`,
-    `parts` (of a split sample, from 1; 0: whole) and `trajectory_ids` are [S].
+    `input_ids` and `loss_mask` are [T]; `lengths` in tokens, sample `weights`, positions in the
+    export's order, `parts` (of a split sample, from 1; 0: whole) and `trajectory_ids` are [S]. Of a
+    pair, S is 2 and there is a `pair_id`.
     """
 
     number: int
@@ -72,6 +94,25 @@ class Row:
     positions: NDArray[np.int64]
     parts: NDArray[np.int32]
     trajectory_ids: list[str]
+    pair_id: str | None = None
+
+    def apart(self) -> list[Row]:
+        """Each of its segments as a row of its own."""
+        ends = np.cumsum(self.lengths)
+        return [
+            Row(
+                self.number,
+                self.input_ids[end - length : end],
+                self.loss_mask[end - length : end],
+                self.lengths[i : i + 1],
+                self.weights[i : i + 1],
+                self.positions[i : i + 1],
+                self.parts[i : i + 1],
+                self.trajectory_ids[i : i + 1],
+                self.pair_id,
+            )
+            for i, (end, length) in enumerate(zip(ends, self.lengths, strict=True))
+        ]
 
     @property
     def token_weight(self) -> NDArray[np.float32]:
@@ -88,10 +129,10 @@ class Row:
 class Share:
     """What one rank contributes to one optimiser step.
 
-    `batches` have the same count on every rank: dictionaries with `input_ids` and `position_ids`
-    [B, T] int64 and `token_weight` [B, T] float32. `counts` has this rank's `rows` (blank ones are
-    none), `segments`, `tokens` (padding is none) and `trained_tokens`. `segments` has one line for
-    each of these, in order: its row and place there, where it is from, and Σw.
+    `batches` have the same count on every rank, and are as `collate` makes them; of pairs, each
+    side is a row of its own, the rejected one after the chosen one. `counts` has this rank's `rows`
+    (blank ones are none), `segments`, `tokens` (padding is none) and `trained_tokens`. `segments`
+    has one line for each of these, in order: its row and place there, where it is from, and Σw.
     """
 
     step: int  # from 1
@@ -116,9 +157,11 @@ class Export:
         self.folder = folder.resolve()
         manifest = self.folder / "manifest.json"
         if not manifest.is_file():
+            recipe, _, layout = folder.name.partition(".")
+            how = f"`trajlake export {recipe} --layout {layout}`" if layout else "`make build`"
             raise TrainingError(
-                f"there is no export at {folder} (no manifest.json). Write one with `make build`, "
-                "or let TRAJLAKE_EXPORTS and the config's `recipe` point to one."
+                f"there is no export at {folder} (no manifest.json). Write one with {how}, or let "
+                "TRAJLAKE_EXPORTS and the config's `recipe` point to one."
             )
         content = manifest.read_bytes()
         self.manifest_sha256 = sha256(content).hexdigest()
@@ -129,8 +172,13 @@ class Export:
         if not self.count("train"):
             raise TrainingError(f"the export at {folder} holds no training sample: {manifest}")
 
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether its rows are preference pairs: then `pairs` reads them, else `samples`."""
+        return bool(self.manifest.get("layout") == "pairs")
+
     def count(self, split: str) -> int:
-        """Plan positions of a split (`train`, `eval`), over all epochs."""
+        """Positions of a split (`train`, `eval`): of the plan, over all epochs, or pairs."""
         return sum(shard["rows"] for shard in self._shards[split])
 
     def sources(self, split: str) -> pa.ChunkedArray:
@@ -173,6 +221,23 @@ class Export:
         Raises:
             TrainingError: the positions are not 0, 1, 2 …, or a row cannot be a sample.
         """
+        for row, position, file in self._rows(_COLUMNS, split, start, stop):
+            yield _sample(row, position, file)
+
+    def pairs(self, split: str, start: int, stop: int) -> Iterator[Pair]:
+        """The split's pairs at positions `start` to `stop` - 1, a row group at a time.
+
+        Raises:
+            TrainingError: the positions are not 0, 1, 2 …, or a row cannot be a pair.
+        """
+        for row, position, file in self._rows(_PAIR_COLUMNS, split, start, stop):
+            chosen, rejected = (_sample(_side(row, side), position, file) for side in SIDES)
+            yield Pair(position, row["pair_id"], chosen, rejected)
+
+    def _rows(
+        self, columns: list[str], split: str, start: int, stop: int
+    ) -> Iterator[tuple[dict[str, Any], int, Path]]:
+        """The split's rows at positions `start` to `stop` - 1, with these and their files."""
         first = 0  # position of the shard's first row, then of the row group's
         for shard in self._shards[split]:
             if first + shard["rows"] <= start:
@@ -184,13 +249,25 @@ class Export:
                     rows = file.metadata.row_group(group).num_rows
                     begin, end = max(start - first, 0), min(stop - first, rows)
                     if begin < end:
-                        table = file.read_row_group(group, columns=_COLUMNS)
+                        table = file.read_row_group(group, columns=columns)
                         wanted = table.slice(begin, end - begin).to_pylist()
                         for position, row in enumerate(wanted, start=first + begin):
-                            yield _sample(row, position, path)
+                            yield row, position, path
                     first += rows
             if first >= stop:
                 return
+
+
+def _side(row: dict[str, Any], side: str) -> dict[str, Any]:
+    """One side of a pair, as the row of a sample."""
+    return {
+        "position": row["position"],
+        "trajectory_id": row[f"{side}_id"],
+        "messages": row["prompt"] + row[side],
+        "tools": row["tools"],
+        "loss_flags": [False] * len(row["prompt"]) + row[f"{side}_loss_flags"],
+        "weight": 1.0,
+    }
 
 
 def _sample(row: dict[str, Any], position: int, file: Path) -> Sample:
@@ -271,13 +348,25 @@ class Prepared:
         """Rows of a split (`train`, `eval`)."""
         return int(self.manifest["splits"][split]["rows"])
 
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether each row is a preference pair."""
+        return bool(self.manifest["made_from"].get("rows") == "pairs")
+
     def first_positions(self, split: str) -> pa.ChunkedArray:
         """Of every row, the plan position of its first segment."""
+        return self._of_rows(split, "position")
+
+    def pair_ids(self, split: str) -> list[str]:
+        """Of every row, where rows are pairs."""
+        return list(self._of_rows(split, "pair_id").to_pylist())
+
+    def _of_rows(self, split: str, column: str) -> pa.ChunkedArray:
         return pq.read_table(
             self.folder / "rows.parquet",
-            columns=["position"],
+            columns=[column],
             filters=[("split", "=", split), ("segment", "=", 0)],
-        )["position"]
+        )[column]
 
     def verify(self) -> None:
         """Compare every shard with its checksum.
@@ -307,7 +396,12 @@ class Prepared:
             for name in ROW_SCHEMA.names
             if name not in ("row", "trajectory_ids")
         }
-        return Row(number, **arrays, trajectory_ids=batch.column("trajectory_ids")[place].as_py())
+        texts = {
+            name: batch.column(name)[place].as_py()
+            for name in ("trajectory_ids", "pair_id")
+            if name in batch.schema.names
+        }
+        return Row(number, **arrays, **texts)
 
     def _shard(self, name: str) -> pa.RecordBatchFileReader:
         if self._opened is None or self._opened[0] != name:
@@ -338,16 +432,18 @@ def shares(
     pad_id: int,
     is_flat: bool = False,
     order: Sequence[int] | NDArray[np.int64] | None = None,
+    rows_in_order: int | None = None,
 ) -> Iterator[Share]:
     """One rank's shares of all steps from row `start` to the end of the split.
 
     `start` is a multiple of `global_batch_size`, which `world_size · micro_batch_size` divides.
-    Batches are as `collate` makes them. `order` has the rows of this rank one after the other, as
-    `train.sampler` gives them; null: those ≡ `rank` (mod `world_size`). With an order, a share's
-    `first_row` and `next_row` count rows over all ranks and are not their numbers.
+    `order` has the rows of this rank one after the other, of the `rows_in_order` (null: those of
+    the split) that all ranks have; null: those ≡ `rank` (mod `world_size`). With an order, a
+    share's `first_row` and `next_row` count rows over all ranks and are not their numbers.
     """
-    total = prepared.count(split)
+    total = prepared.count(split) if rows_in_order is None else rows_in_order
     mine = range(rank, total, world_size) if order is None else order
+    splits_rows = prepared.is_of_pairs and not is_flat
     per_rank = global_batch_size // world_size
     for first in range(start, total, global_batch_size):
         end = min(first + global_batch_size, total)
@@ -360,15 +456,16 @@ def shares(
             "trained_tokens": sum(int(row.loss_mask.sum()) for row in rows),
         }
         segments = _segments(rows)
-        rows += [_blank(pad_id)] * (per_rank - len(rows))
+        blank = blank_row(pad_id, segments=len(SIDES) if prepared.is_of_pairs else 1)
+        rows += [blank] * (per_rank - len(rows))
+        micro = [rows[i : i + micro_batch_size] for i in range(0, len(rows), micro_batch_size)]
+        if splits_rows:
+            micro = [[side for row in some for side in row.apart()] for some in micro]
         yield Share(
             step=first // global_batch_size + 1,
             first_row=first,
             next_row=end,
-            batches=[
-                collate(rows[i : i + micro_batch_size], pad_id, is_flat)
-                for i in range(0, len(rows), micro_batch_size)
-            ],
+            batches=[collate(some, pad_id, is_flat) for some in micro],
             counts=counts,
             segments=segments,
         )
@@ -392,6 +489,10 @@ def _segments(rows: Sequence[Row]) -> pa.RecordBatch:
         "trained_tokens": pa.array(trained),
         "weight": pa.array(trained * weights.astype(np.float64)),
     }
+    if any(row.pair_id is not None for row in rows):
+        of_pairs = [(row.pair_id, side) for row in rows for side in SIDES]
+        for place, name in enumerate(("pair_id", "side")):
+            columns[name] = pa.array([each[place] for each in of_pairs], pa.string())
     return pa.RecordBatch.from_pydict(columns)
 
 
@@ -433,15 +534,15 @@ def _tensor(values: NDArray[Any], padding: NDArray[Any], dtype: torch.dtype) -> 
     return torch.from_numpy(np.concatenate([values, padding])).to(dtype)
 
 
-def _blank(pad_id: int) -> Row:
-    """A row without loss, of one token."""
+def blank_row(pad_id: int, segments: int) -> Row:
+    """A row without loss, whose segments are of one token."""
     return Row(
         number=-1,
-        input_ids=np.array([pad_id], dtype=np.int32),
-        loss_mask=np.zeros(1, dtype=np.bool_),
-        lengths=np.ones(1, dtype=np.int32),
-        weights=np.zeros(1, dtype=np.float32),
-        positions=np.full(1, -1, dtype=np.int64),
-        parts=np.zeros(1, dtype=np.int32),
+        input_ids=np.full(segments, pad_id, dtype=np.int32),
+        loss_mask=np.zeros(segments, dtype=np.bool_),
+        lengths=np.ones(segments, dtype=np.int32),
+        weights=np.zeros(segments, dtype=np.float32),
+        positions=np.full(segments, -1, dtype=np.int64),
+        parts=np.zeros(segments, dtype=np.int32),
         trajectory_ids=[],
     )

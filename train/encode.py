@@ -10,7 +10,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from train.data import Sample
+from train.data import SIDES, Pair, Sample
 
 Messages = Sequence[dict[str, Any]]
 Span = tuple[int, int]
@@ -44,11 +44,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a sample is not trained on: a short stable `reason`, and a `detail` for a reader."""
+    """Why a sample is not trained on: a short stable `reason`, and a `detail` for a reader.
+
+    Of a pair, whose other side is not trained on either, the `trajectory_id` is of the side that
+    was refused. Reasons are too_long, nothing_to_learn, unclear_mask, lost_call, control_token,
+    template; and of a pair same_tokens.
+    """
 
     trajectory_id: str
-    reason: str  # too_long | nothing_to_learn | unclear_mask | lost_call | control_token | template
+    reason: str
     detail: str
+    pair_id: str | None = None
 
 
 class _Refusal(Exception):
@@ -100,12 +106,31 @@ class Encoder:
         self._control = (*special, *_MARKER.findall(template))
         self._control_token = re.compile("|".join(map(re.escape, self._control)) or r"(?!)")
 
-    def __call__(self, sample: Sample) -> list[Tokens] | Refused:
-        """Tokenise one sample, as one or in parts, or say why not."""
+    def __call__(self, unit: Sample | Pair) -> list[Tokens] | Refused:
+        """Tokenise one sample, as one or in parts, or both sides of a pair; or say why not."""
+        if isinstance(unit, Pair):
+            return self._pair(unit)
         try:
-            return self._encode(sample)
+            return self._encode(unit)
         except _Refusal as refusal:
-            return Refused(sample.trajectory_id, refusal.reason, refusal.detail)
+            return Refused(unit.trajectory_id, refusal.reason, refusal.detail)
+
+    def _pair(self, pair: Pair) -> list[Tokens] | Refused:
+        sides: list[Tokens] = []
+        for name, sample in zip(SIDES, (pair.chosen, pair.rejected), strict=True):
+            found = self(sample)
+            if isinstance(found, Refused):
+                return replace(found, detail=f"{name}: {found.detail}", pair_id=pair.pair_id)
+            sides += found
+        chosen, rejected = sides
+        if np.array_equal(chosen.input_ids, rejected.input_ids):
+            return Refused(
+                pair.chosen.trajectory_id,
+                "same_tokens",
+                "both sides are the same to the model, so neither can be preferred",
+                pair.pair_id,
+            )
+        return sides
 
     def _encode(self, sample: Sample) -> list[Tokens]:
         found = self._control_token.search(

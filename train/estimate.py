@@ -29,7 +29,7 @@ from torch import nn
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from train.config import SftSettings, load_settings
+from train.config import Settings, load_settings
 from train.model import adapters, fused_experts, model_skeleton, quantization
 from train.tiny import make_tiny_model
 from train.tokenizer import cannot_load
@@ -53,7 +53,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Memory of one model replica in bytes, for `micro_batch_size` rows of `max_length` tokens.
+    """Memory of one model replica in bytes, for `micro_batch_size` rows of `max_length` tokens, or
+    pairs of two such rows.
 
     `parts` by kind of parameter; `layer_weight_bytes` are the weights of a decoder layer, which
     FSDP gathers whole.
@@ -101,7 +102,7 @@ class Estimate:
         return states + activations + self.logit_bytes
 
 
-def estimate(settings: SftSettings) -> Estimate:
+def estimate(settings: Settings) -> Estimate:
     """Count and estimate what one process takes.
 
     Raises:
@@ -129,7 +130,7 @@ def estimate(settings: SftSettings) -> Estimate:
     layers = config.num_hidden_layers
     within = [_part(n, p)[1].weight_bytes for n, p in model.named_parameters() if ".layers." in n]
     number = _compute_bytes(settings)
-    tokens = settings.max_length * settings.micro_batch_size
+    tokens = settings.max_length * settings.micro_batch_size * settings.sequences_per_row
     # A use of 4-bit experts restores all of the layer, which autograd keeps.
     restored = number * parts.get(_EXPERTS_4BIT, Part()).parameters // layers
     layer = tokens * layer_activation_bytes(config, settings) + restored
@@ -147,7 +148,7 @@ def estimate(settings: SftSettings) -> Estimate:
     )
 
 
-def layer_activation_bytes(config: Any, settings: SftSettings) -> int:
+def layer_activation_bytes(config: Any, settings: Settings) -> int:
     """What the forward pass of a decoder layer keeps for the backward pass, a token.
 
     Counted as in Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
@@ -175,11 +176,11 @@ def layer_activation_bytes(config: Any, settings: SftSettings) -> int:
     return int(number * (4 * width * experts + 2 * values) + rest * config.hidden_size)
 
 
-def _compute_bytes(settings: SftSettings) -> int:
+def _compute_bytes(settings: Settings) -> int:
     return torch.finfo(getattr(torch, settings.precision)).bits // 8
 
 
-def _replace_by_4bit(model: Any, settings: SftSettings) -> None:
+def _replace_by_4bit(model: Any, settings: Settings) -> None:
     """Replace what `load_model` loads in 4 bits, without weights."""
     quantizer = AutoHfQuantizer.from_config(quantization(settings))
     kept = quantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
@@ -213,7 +214,7 @@ def _part(name: str, parameter: nn.Parameter) -> tuple[str, Part]:
     return f"{dtype}, {what}", Part(count, count * parameter.element_size())
 
 
-def tables(settings: SftSettings, found: Estimate, gpus: int) -> list[Table]:
+def tables(settings: Settings, found: Estimate, gpus: int) -> list[Table]:
     """An estimate for a reader: parameters, memory of a replica, and per GPU."""
     weights = Table("parameters", title=f"{settings.model.path}, {settings.method}")
     weights.title_justify = "left"
@@ -225,7 +226,8 @@ def tables(settings: SftSettings, found: Estimate, gpus: int) -> list[Table]:
         weights.add_row(kind, f"{part.parameters:,}", share, _gb(part.weight_bytes))
     weights.add_row("all", f"{total:,}", "", _gb(found.weight_bytes), style="bold")
 
-    rows = f"{settings.micro_batch_size} x {settings.max_length:,} tokens"
+    sequences = settings.micro_batch_size * settings.sequences_per_row
+    rows = f"{sequences} x {settings.max_length:,} tokens"
     memory = Table("besides", title_justify="left")
     memory.add_column("GB", justify="right")
     for what, size in (
@@ -262,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="train.estimate", description="What a run will take of a GPU's memory."
     )
-    parser.add_argument("--config", type=Path, required=True, help="a YAML file of train.sft")
+    parser.add_argument("--config", type=Path, required=True, help="a YAML file of a run")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting"
     )

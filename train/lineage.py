@@ -2,7 +2,7 @@
 
     python -m train.lineage runs/<run>
 
-`train.sft` does this itself at each checkpoint where there is a lake; the command is for a run
+A run does this itself at each checkpoint where there is a lake; the command is for a run
 that was trained elsewhere. Doing it again adds nothing.
 
 The lake has one row per run in `training_runs` and one per (step, segment) in `training_lineage`:
@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from torch import Tensor, cat
+from torch import Tensor
 
 from train.data import Share
 from train.run import RunFolder
@@ -33,26 +33,32 @@ from udfs.errors import TrainingError, TrajlakeError
 from udfs.settings import lake_root
 from udfs.training_tables import LINEAGE, RUN_SCHEMA, RUNS, SEGMENT_SCHEMA
 
+# A lake that was built before a column was thought of gets it.
+_LINEAGE_OPTIONS = lake.WriteOptions(strategy="append", on_schema_change="append_new_columns")
+_RUN_OPTIONS = lake.WriteOptions(
+    strategy="upsert", unique_key=("run_id",), on_schema_change="append_new_columns"
+)
+
 
 class Seen:
     """What one rank saw since it was last asked; losses stay on their device until then."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
-        self._steps: list[tuple[Share, list[Tensor]]] = []
+        self._steps: list[tuple[Share, Tensor]] = []
 
-    def add(self, share: Share, segment_nll: list[Tensor]) -> None:
-        """One step: the rank's share, and Σ(w·nll) of each batch's segments."""
+    def add(self, share: Share, segment_nll: Tensor) -> None:
+        """One step: the rank's share, and Σ(w·nll) of its batches' segments."""
         self._steps.append((share, segment_nll))
 
     def take(self) -> pa.Table:
         """Everything since the last time, in `SEGMENT_SCHEMA`."""
         tables = [SEGMENT_SCHEMA.empty_table()]
-        for share, parts in self._steps:
+        for share, losses in self._steps:
             segments = share.segments
             # Blank rows come last, and are nobody's.
-            nll = cat(parts)[: segments.num_rows].double().cpu().numpy()
-            columns = {
+            nll = losses[: segments.num_rows].double().cpu().numpy()
+            columns = {name: pa.nulls(segments.num_rows) for name in SEGMENT_SCHEMA.names} | {
                 "step": pa.repeat(pa.scalar(share.step, pa.int64()), segments.num_rows),
                 "rank": pa.repeat(pa.scalar(self._rank, pa.int32()), segments.num_rows),
                 **{name: segments.column(name) for name in segments.schema.names},
@@ -86,7 +92,7 @@ def tell_lake(run: RunFolder) -> bool:
     if not lake.table_names():
         return False
     row = pa.Table.from_pylist([_run_row(manifest)], RUN_SCHEMA)
-    lake.write(RUNS, row.to_reader(), lake.WriteOptions(strategy="upsert", unique_key=("run_id",)))
+    lake.write(RUNS, row.to_reader(), _RUN_OPTIONS)
     run_id = manifest["run_id"]
     known = _last_step(run_id)
     files = [file for first, last, file in run.lineage() if last > known]
@@ -94,7 +100,7 @@ def tell_lake(run: RunFolder) -> bool:
         seen = pa.concat_tables([pq.read_table(file, schema=SEGMENT_SCHEMA) for file in files])
         new = seen.filter(pc.greater(seen["step"], known))
         named = new.add_column(0, "run_id", pa.repeat(run_id, new.num_rows))
-        lake.write(LINEAGE, named.to_reader(), lake.WriteOptions(strategy="append"))
+        lake.write(LINEAGE, named.to_reader(), _LINEAGE_OPTIONS)
     return True
 
 
@@ -120,6 +126,7 @@ def _run_row(manifest: dict[str, Any]) -> dict[str, Any]:
         "eval_loss": (manifest.get("eval") or {}).get("loss"),
         "started_at": datetime.fromisoformat(manifest["sessions"][0]["started_at"]),
         "written_at": datetime.fromisoformat(manifest["written_at"]),
+        "objective": settings.get("objective", "sft"),
     }
 
 

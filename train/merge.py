@@ -46,7 +46,7 @@ base_model: {base}
 # {run}
 
 `{base}` with the adapter of the run `{run}` merged into it by Trajlake: method `{method}`, \
-{steps} steps over {samples:,} samples, {trained_tokens:,} trained tokens.
+{steps} steps over {seen}, {trained_tokens:,} trained tokens.
 
 {precision}
 
@@ -85,7 +85,7 @@ def merge(run: Path, out: Path | None = None) -> Path:
     if manifest["status"] != "finished":
         raise TrainingError(
             f"{run} is {manifest['status']} and has no result yet. Go on with it: "
-            f"accelerate launch -m train.sft --resume {run}"
+            f"accelerate launch -m train.{settings.get('objective', 'sft')} --resume {run}"
         )
     if out.exists():
         raise TrainingError(f"{out} exists. Move it away, or give --out another folder.")
@@ -149,7 +149,7 @@ def without_marks(template: str) -> str:
 
 def _card(manifest: Mapping[str, Any], base_sha256: str) -> str:
     export = manifest["export"]
-    settings = manifest["settings"]
+    settings, totals = manifest["settings"], manifest["totals"]
     licenses: Mapping[str, int] = export["manifest"].get("licenses") or {}
     named = sorted(name for name in licenses if name != "null")
     return _CARD.format(
@@ -158,8 +158,10 @@ def _card(manifest: Mapping[str, Any], base_sha256: str) -> str:
         base_sha256=base_sha256,
         method=settings["method"],
         steps=manifest["step"],
-        samples=manifest["totals"]["segments"],
-        trained_tokens=manifest["totals"]["trained_tokens"],
+        seen=f"{totals['rows']:,} preference pairs (DPO)"
+        if settings.get("objective") == "dpo"
+        else f"{totals['segments']:,} samples",
+        trained_tokens=totals["trained_tokens"],
         recipe=export["recipe"],
         manifest_sha256=export["manifest_sha256"],
         license_yaml="license: other\n" if named else "",

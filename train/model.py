@@ -21,7 +21,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from train.config import SftSettings
+from train.config import RunSettings
 from train.tokenizer import cannot_load
 from udfs.errors import TrainingError
 
@@ -52,7 +52,7 @@ def base_model_sha256(path: str) -> str:
 
 
 def load_model(
-    settings: SftSettings, device: torch.device | None, checkpoint: Path | None = None
+    settings: RunSettings, device: torch.device | None, checkpoint: Path | None = None
 ) -> Any:
     """The model to train: transformers' own for the method `full`, else peft's around it.
 
@@ -122,7 +122,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train()
 
 
-def make_optimizer(settings: SftSettings, model: nn.Module) -> Optimizer:
+def make_optimizer(settings: RunSettings, model: nn.Module) -> Optimizer:
     """An optimiser of what is trained.
 
     `paged_adamw_8bit` keeps two bytes a parameter instead of eight, and on a GPU moves them to the
@@ -141,7 +141,7 @@ def make_optimizer(settings: SftSettings, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-def model_skeleton(settings: SftSettings) -> Any:
+def model_skeleton(settings: RunSettings) -> Any:
     """The base model without its weights, from its config alone: all parameters are on the meta
     device, in the precision of the frozen ones.
 
@@ -154,7 +154,7 @@ def model_skeleton(settings: SftSettings) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
 
 
-def quantization(settings: SftSettings) -> BitsAndBytesConfig:
+def quantization(settings: RunSettings) -> BitsAndBytesConfig:
     """How `qlora` rounds linear layers: NF4, and the constants of its blocks rounded once more."""
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
@@ -165,7 +165,7 @@ def quantization(settings: SftSettings) -> BitsAndBytesConfig:
     )
 
 
-def adapters(settings: SftSettings) -> LoraConfig:
+def adapters(settings: RunSettings) -> LoraConfig:
     """New adapters as the settings describe them, for peft."""
     return LoraConfig(
         task_type="CAUSAL_LM",

@@ -1,12 +1,13 @@
-"""From an export to rows of tokens, once: what `train.sft` reads.
+"""From an export to rows of tokens, once: what `train.sft` and `train.dpo` read.
 
     python -m train.prepare --config train/configs/tiny.yaml
     python -m train.prepare --config train/configs/tiny.yaml --set packing=window --inspect 2
+    python -m train.prepare --config train/configs/dpo-tiny.yaml --inspect 1
 
-Writes `<TRAJLAKE_PREPARED>/<recipe>-<key>`, whose key follows from everything that decides its
-content; where that is there, nothing is done. `train.sft` begins with the same.
+Writes `<TRAJLAKE_PREPARED>/<export>-<key>`, whose key follows from everything that decides its
+content; where that is there, nothing is done. A run begins with the same.
 
-    <recipe>-<key>/
+    <export>-<key>/
     ├── prepared.json          what it was made from, counts, samples refused, checksums
     ├── train-00000.arrow …    rows: tokens, masks, segments (`train.data.ROW_SCHEMA`)
     ├── eval-00000.arrow …
@@ -14,7 +15,8 @@ content; where that is there, nothing is done. `train.sft` begins with the same.
 
 Samples are tokenised in chunks, by as many processes as TRAJLAKE_WORKERS says; a chunk that is
 done stays when the command is killed, and the next one goes on from there. Then the segments are
-packed in the order of the plan, by one process.
+packed in the order of the plan, by one process. Of pairs, each is a row: two segments, chosen and
+rejected.
 """
 
 from __future__ import annotations
@@ -41,11 +43,13 @@ from transformers import PreTrainedTokenizerBase
 
 from orchestration.printing import note, text
 from train.chunks import Chunk, Segment, encode_chunks, read_chunk, record_batch
-from train.config import SftSettings, load_settings
+from train.config import Settings, load_settings
 from train.data import (
     BATCHES_PER_SHARD,
+    PAIR_ROW_SCHEMA,
     ROW_SCHEMA,
     ROWS_PER_BATCH,
+    SIDES,
     Export,
     Prepared,
     file_sha256,
@@ -83,6 +87,9 @@ _LINEAGE_SCHEMA = pa.schema(
         ("weight", pa.float32()),
     ]
 )
+_PAIR_LINEAGE_SCHEMA = _LINEAGE_SCHEMA.append(pa.field("pair_id", pa.string())).append(
+    pa.field("side", pa.string())
+)
 
 
 @dataclass
@@ -94,7 +101,7 @@ class _Counts:
     segments: int = 0
     tokens: int = 0
     trained_tokens: int = 0
-    refused: dict[str, dict[str, Any]] = field(default_factory=dict)  # by trajectory
+    refused: dict[str, dict[str, Any]] = field(default_factory=dict)  # by trajectory, or pair
 
 
 class Preparation:
@@ -110,7 +117,7 @@ class Preparation:
 
     def __init__(
         self,
-        settings: SftSettings,
+        settings: Settings,
         export: Export,
         tokenizer: PreTrainedTokenizerBase,
         template_origin: str,
@@ -130,9 +137,10 @@ class Preparation:
             "too_long": settings.too_long,
             "packing": settings.packing,
             "packing_window": settings.packing_window if settings.packing == "window" else None,
+            **({"rows": "pairs"} if export.is_of_pairs else {}),
         }
         self.key = sha256(json.dumps(self.made_from, sort_keys=True).encode()).hexdigest()
-        self.folder = prepared_folder() / f"{settings.recipe}-{self.key[:16]}"
+        self.folder = prepared_folder() / f"{settings.export_name}-{self.key[:16]}"
         self._chunks = self.folder.with_name(f".{self.folder.name}-chunks")
 
     def run(self) -> Prepared:
@@ -177,7 +185,8 @@ class Preparation:
         )
         with atomic_folder(self.folder) as folder:
             counts = {}
-            with pq.ParquetWriter(folder / "rows.parquet", _LINEAGE_SCHEMA) as lineage:
+            schema = _PAIR_LINEAGE_SCHEMA if self._export.is_of_pairs else _LINEAGE_SCHEMA
+            with pq.ParquetWriter(folder / "rows.parquet", schema) as lineage:
                 for split in _SPLITS:
                     of_split = [chunk for chunk in chunks if chunk.split == split]
                     counts[split] = self._write_rows(folder, split, of_split, lineage)
@@ -191,17 +200,22 @@ class Preparation:
         settings = self._settings
         counts = _Counts(positions=self._export.count(split))
         segments = _segments(chunks, counts)
-        rows = (
-            pack(segments, len, settings.max_length, settings.packing_window)
-            if settings.packing == "window"
-            else ([segment] for segment in segments)
-        )
+        rows: Iterator[Sequence[Segment]]
+        if settings.packing == "window":
+            rows = pack(segments, len, settings.max_length, settings.packing_window)
+        elif self._export.is_of_pairs:
+            rows = zip(segments, segments, strict=True)  # they come as chosen, rejected, chosen, …
+        else:
+            rows = ([segment] for segment in segments)
+        schema = PAIR_ROW_SCHEMA if self._export.is_of_pairs else ROW_SCHEMA
         batches = iter(lambda: list(islice(rows, ROWS_PER_BATCH)), [])
         for number, first in enumerate(batches):
-            with pa.ipc.new_file(str(folder / shard_name(split, number)), ROW_SCHEMA) as shard:
+            with pa.ipc.new_file(str(folder / shard_name(split, number)), schema) as shard:
                 for batch in chain([first], islice(batches, BATCHES_PER_SHARD - 1)):
-                    shard.write_batch(_row_batch(batch, counts.rows))
-                    lineage.write_batch(self._lineage_batch(batch, split, counts.rows))
+                    shard.write_batch(_row_batch(batch, counts.rows, schema))
+                    lineage.write_batch(
+                        self._lineage_batch(batch, split, counts.rows, lineage.schema)
+                    )
                     counts.rows += len(batch)
                     counts.segments += sum(len(row) for row in batch)
                     counts.tokens += sum(len(each) for row in batch for each in row)
@@ -210,7 +224,9 @@ class Preparation:
                     )
         return counts
 
-    def _lineage_batch(self, rows: _Rows, split: str, first: int) -> pa.RecordBatch:
+    def _lineage_batch(
+        self, rows: _Rows, split: str, first: int, schema: pa.Schema
+    ) -> pa.RecordBatch:
         lines = (
             (
                 self.key,
@@ -223,18 +239,20 @@ class Preparation:
                 len(each),
                 each.trained_tokens,
                 each.weight,
+                *((each.pair_id, SIDES[place]) if self._export.is_of_pairs else ()),
             )
             for number, row in enumerate(rows, start=first)
             for place, each in enumerate(row)
         )
-        return record_batch(_LINEAGE_SCHEMA, zip(*lines, strict=True))
+        return record_batch(schema, zip(*lines, strict=True))
 
     def _write_manifest(self, folder: Path, counts: dict[str, _Counts]) -> None:
         refused = [row for split in _SPLITS for row in counts[split].refused.values()]
         train = counts["train"]
         if not train.rows:
+            units = _units(self._export.is_of_pairs)
             raise TrainingError(
-                f"none of the {train.positions} samples of {self._export.folder} can be trained "
+                f"none of the {train.positions} {units} of {self._export.folder} can be trained "
                 f"on: {reasons(train.refused.values())}. The first: {refused[0]}"
             )
         manifest = {
@@ -251,7 +269,9 @@ class Preparation:
                     "rows": found.rows,
                     "tokens": found.tokens,
                     "trained_tokens": found.trained_tokens,
-                    "efficiency": _efficiency(found, self._settings.max_length),
+                    "efficiency": _efficiency(
+                        found, self._settings.max_length * self._settings.sequences_per_row
+                    ),
                 }
                 for split, found in counts.items()
             },
@@ -278,12 +298,14 @@ def _segments(chunks: Iterable[Chunk], counts: _Counts) -> Iterator[Segment]:
             if isinstance(outcome, Segment):
                 yield outcome
                 continue
-            line = {"split": chunk.split, "positions": 0} | asdict(outcome)
-            counts.refused.setdefault(outcome.trajectory_id, line)["positions"] += 1
+            said = {name: value for name, value in asdict(outcome).items() if value is not None}
+            line = {"split": chunk.split, "positions": 0} | said
+            unit = outcome.pair_id or outcome.trajectory_id
+            counts.refused.setdefault(unit, line)["positions"] += 1
 
 
-def _row_batch(rows: _Rows, first: int) -> pa.RecordBatch:
-    columns = (
+def _row_batch(rows: _Rows, first: int, schema: pa.Schema) -> pa.RecordBatch:
+    columns: tuple[Iterable[Any], ...] = (
         range(first, first + len(rows)),
         (np.concatenate([each.tokens.input_ids for each in row]) for row in rows),
         (np.concatenate([each.tokens.loss_mask for each in row]) for row in rows),
@@ -292,13 +314,14 @@ def _row_batch(rows: _Rows, first: int) -> pa.RecordBatch:
         ([each.position for each in row] for row in rows),
         ([each.tokens.part for each in row] for row in rows),
         ([each.trajectory_id for each in row] for row in rows),
+        (row[0].pair_id for row in rows),
     )
-    return record_batch(ROW_SCHEMA, columns)
+    return record_batch(schema, columns[: len(schema)])
 
 
-def _efficiency(counts: _Counts, max_length: int) -> float | None:
-    """The share of all places in the rows that hold a token."""
-    return round(counts.tokens / (counts.rows * max_length), 4) if counts.rows else None
+def _efficiency(counts: _Counts, places: int) -> float | None:
+    """The share of all `places` in each row that hold a token."""
+    return round(counts.tokens / (counts.rows * places), 4) if counts.rows else None
 
 
 def reasons(refused: Iterable[dict[str, Any]]) -> str:
@@ -307,6 +330,25 @@ def reasons(refused: Iterable[dict[str, Any]]) -> str:
     for row in refused:
         counts[row["reason"]] += row["positions"]
     return ", ".join(f"{count:,} × {reason}" for reason, count in counts.most_common())
+
+
+def _units(is_of_pairs: bool) -> str:
+    return "pairs" if is_of_pairs else "samples"
+
+
+def open_export(settings: Settings) -> Export:
+    """The export that a run is trained on.
+
+    Raises:
+        TrainingError: there is none, or its rows are not what the run learns from.
+    """
+    export = Export(exports_folder() / settings.export_name)
+    if export.is_of_pairs != (settings.objective == "dpo"):
+        raise TrainingError(
+            f"{export.folder} has rows of the layout {export.manifest.get('layout')!r}, which "
+            f"train.{settings.objective} does not read. Export the recipe again."
+        )
+    return export
 
 
 def summary(prepared: Prepared) -> str:
@@ -319,7 +361,8 @@ def summary(prepared: Prepared) -> str:
     for split, found in manifest["splits"].items():
         if found["rows"]:
             lines.append(
-                f"{split}: {found['positions']:,} samples, {found['rows']:,} rows, "
+                f"{split}: {found['positions']:,} {_units(prepared.is_of_pairs)}, "
+                f"{found['rows']:,} rows, "
                 f"{found['tokens']:,} tokens ({found['trained_tokens']:,} carry loss), "
                 f"{found['efficiency']:.1%} of the rows' length"
             )
@@ -344,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.config, options.set)
-        export = Export(exports_folder() / settings.recipe)
+        export = open_export(settings)
         if settings.model.tiny is not None:
             from train.tiny import make_tiny_model  # imports models; workers import this module
 

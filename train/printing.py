@@ -10,7 +10,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from orchestration.printing import harmless
-from train.data import Row
+from train.data import SIDES, Row
 
 # Trained text stands between these; in a text itself they are written out.
 _OPEN, _CLOSE = "⟦", "⟧"
@@ -32,6 +32,8 @@ def row_text(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> T
     for i, (end, length) in enumerate(zip(ends, row.lengths, strict=True)):
         segment = slice(end - length, end)
         part = f", part {row.parts[i]}" if row.parts[i] else ""
+        if row.pair_id is not None:
+            part = f", {SIDES[i]} of {harmless(row.pair_id)}"
         printed.append(
             f"── position {row.positions[i]}, trajectory {harmless(row.trajectory_ids[i])}{part}, "
             f"weight {row.weights[i]:g}, {_count(int(length), 'token')}\n",

@@ -5,6 +5,7 @@
     ├── manifest.json    what the run was made from and what it saw
     ├── metrics.jsonl    one line per optimiser step
     ├── evals.jsonl      one line per evaluation
+    ├── reference.parquet  what the reference says of every pair, of runs on pairs
     ├── lineage/         step-<first>-<last>.parquet: which samples each step saw, and their loss
     ├── tracking/        what trackers keep here, if there are any
     ├── checkpoints/     step-<k>/: the newest, and the best if a run may stop early
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from train.config import SftSettings
+from train.config import RunSettings
 from udfs.errors import TrainingError
 from udfs.folders import atomic_file, atomic_folder
 
@@ -40,6 +41,7 @@ class RunFolder:
         self._evals = path / "evals.jsonl"
         self._checkpoints = path / "checkpoints"
         self._lineage = path / "lineage"
+        self._reference = path / "reference.parquet"
 
     def check_new(self) -> None:
         """Nothing is here yet.
@@ -53,7 +55,7 @@ class RunFolder:
                 "another name."
             )
 
-    def create(self, settings: SftSettings) -> None:
+    def create(self, settings: RunSettings) -> None:
         """Make the folder of a new run."""
         self.path.mkdir(parents=True)
         content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
@@ -86,6 +88,25 @@ class RunFolder:
         self._lineage.mkdir(exist_ok=True)
         with atomic_file(self._lineage / f"step-{first:08d}-{last:08d}.parquet") as staging:
             pq.write_table(seen, staging, compression="zstd")
+
+    def write_reference(self, pairs: pa.Table) -> None:
+        """Keep what `train.reference` found, for when the run goes on."""
+        with atomic_file(self._reference) as staging:
+            pq.write_table(pairs, staging, compression="zstd")
+
+    def read_reference(self) -> pa.Table:
+        """What `write_reference` was given.
+
+        Raises:
+            TrainingError: there is none.
+        """
+        try:
+            return pq.read_table(self._reference)
+        except FileNotFoundError:
+            raise TrainingError(
+                f"{self._reference} is missing, from which the run's rewards are measured. Restore "
+                "it, or start a new run."
+            ) from None
 
     def lineage(self) -> list[tuple[int, int, Path]]:
         """Its files in order, each with its first and last step."""

@@ -39,7 +39,7 @@ def check_strategy(accelerator: Accelerator, optimizer: str) -> None:
     if kind not in _PLAIN and not accelerator.is_fsdp2:
         name = "FSDP 1" if kind == DistributedType.FSDP else kind.value
         raise TrainingError(
-            f"accelerate's config asks for {name}, whose checkpoints train.sft cannot write. "
+            f"accelerate's config asks for {name}, whose checkpoints nothing here can write. "
             "Launch with data parallelism, or with FSDP 2: accelerate launch --config_file "
             "train/accelerate/fsdp2.yaml"
         )

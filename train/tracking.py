@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
-from train.config import SftSettings
+from train.config import RunSettings
 from udfs.errors import TrainingError
 
 _PROJECT = "trajlake"
@@ -38,7 +38,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def start_trackers(
-    accelerator: Accelerator, settings: SftSettings, run: Path, first_step: int
+    accelerator: Accelerator, settings: RunSettings, run: Path, first_step: int
 ) -> None:
     """Begin or go on with a run of this name, and give the settings.
 

@@ -412,6 +412,8 @@ def _write(
         return counted.rows
     if options.strategy == "upsert":
         _upsert(name, counted, options, metadata)
+        if not counted.rows:
+            _add_columns(table, counted.schema, commit)
         return counted.rows
     for stream in counted.commits(options.commit):
         if options.strategy == "append":
@@ -426,6 +428,8 @@ def _write(
         else:
             _insert(table, stream, options, commit)
         table = DeltaTable(table_path(name))
+    if not counted.rows:
+        _add_columns(table, counted.schema, commit)
     if options.commit == "batch":
         _put_together(name, table, report)
     return counted.rows
@@ -600,6 +604,14 @@ class _KnownKeys:
         inside = at < len(self._hashes)
         is_there[inside] = self._hashes[at[inside]] == values[inside]
         return pc.and_(pa.array(is_there), hashes.is_valid().combine_chunks())
+
+
+def _add_columns(table: DeltaTable, given: pa.Schema, commit: CommitProperties) -> None:
+    """Give a table its new columns where no row brings them."""
+    there = {column.name for column in table.schema().fields}
+    new = [column for column in Schema.from_arrow(given).fields if column.name not in there]
+    if new:
+        table.alter.add_columns(new, commit_properties=commit)
 
 
 def _insert(

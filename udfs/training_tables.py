@@ -30,10 +30,11 @@ RUN_SCHEMA = pa.schema(
         ("eval_loss", pa.float64()),
         ("started_at", pa.timestamp("us", tz="UTC")),
         ("written_at", pa.timestamp("us", tz="UTC")),
+        ("objective", pa.string()),
     ]
 )
 
-# What one step saw of one sample, or of one part of it: a segment of a row.
+# What one step saw of a sample, of a part of one or of a side of a pair: a segment of a row.
 SEGMENT_SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -46,6 +47,9 @@ SEGMENT_SCHEMA = pa.schema(
         ("trained_tokens", pa.int64()),
         ("weight", pa.float64()),
         ("nll", pa.float64()),
+        ("pair_id", pa.string()),
+        ("side", pa.string()),
+        ("reference_nll", pa.float64()),
     ]
 )
 

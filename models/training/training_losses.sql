@@ -24,17 +24,20 @@ measured as (
         training_lineage.step,
         trajectories.source,
         trajectories.environment,
+        training_lineage.side,
         count(*) as segments,
         cast(sum(training_lineage.trained_tokens) as bigint) as trained_tokens,
         sum(training_lineage.weight) as weight,
         sum(training_lineage.nll) / sum(training_lineage.weight) as loss,
+        sum(training_lineage.reference_nll) / sum(training_lineage.weight) as reference_loss,
     from training_lineage
     left join trajectories on training_lineage.trajectory_id = trajectories.trajectory_id
     group by
         training_lineage.run_id,
         training_lineage.step,
         trajectories.source,
-        trajectories.environment
+        trajectories.environment,
+        training_lineage.side
 
 ),
 
@@ -44,6 +47,7 @@ named as (
         measured.*,
         training_runs.run,
         training_runs.recipe,
+        coalesce(training_runs.objective, 'sft') as objective,
     from measured
     left join training_runs on measured.run_id = training_runs.run_id
 

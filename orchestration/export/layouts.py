@@ -97,6 +97,15 @@ _PAIR = {
     "margin_on": "the score by which one is better: `score` or `rater_score`",
     "chosen_value, rejected_value": "that score of each",
 }
+_CONTINUATIONS = {
+    "prompt": "messages up to where the two differ, the chosen run's",
+    "chosen, rejected": "the messages from there to the last output",
+    **_TOOLS,
+    "chosen_loss_flags, rejected_loss_flags": "one per message, as in the layout `sft`",
+}
+_CONTINUATION_NOTES = {
+    "pairs_whose_prompts_differ": "pairs whose rejected run was asked in other words"
+}
 _PAIR_COLUMNS = (
     *rows.PAIR_COLUMNS,
     "prefix_steps",
@@ -186,24 +195,27 @@ LAYOUTS: Mapping[str, Layout] = {
             masks="an output that is not learned from has no row",
         ),
         Layout(
+            name="pairs",
+            reader="`train.dpo`",
+            what="a preference pair: prompt, chosen and rejected messages, tools, masks",
+            made_from="pair",
+            columns=_PAIR_COLUMNS,
+            make=rows.dpo,
+            described=_PAIR | _CONTINUATIONS,
+            masks="`chosen_loss_flags`, `rejected_loss_flags`",
+            notes=_CONTINUATION_NOTES,
+        ),
+        Layout(
             name="dpo",
             reader="TRL's DPOTrainer",
             what="a preference pair: prompt, chosen and rejected messages, tools",
             made_from="pair",
             columns=_PAIR_COLUMNS,
             make=rows.dpo,
-            described=_PAIR
-            | {
-                "prompt": "messages up to where the two differ, the chosen run's",
-                "chosen, rejected": "the messages from there to the last output",
-            }
-            | _TOOLS
-            | {"chosen_loss_flags, rejected_loss_flags": "one per message, as in the layout `sft`"},
+            described=_PAIR | _CONTINUATIONS,
             masks="`chosen_loss_flags`",
             is_mask_read=False,
-            notes={
-                "pairs_whose_prompts_differ": "pairs whose rejected run was asked in other words"
-            },
+            notes=_CONTINUATION_NOTES,
         ),
         Layout(
             name="reward",

@@ -187,7 +187,7 @@ def prompt_chosen(rows: pa.Table) -> tuple[pa.Table, Noted]:
 
 
 def dpo(rows: pa.Table) -> tuple[pa.Table, Noted]:
-    """TRL's preference rows with an explicit prompt, as messages.
+    """Preference rows with an explicit prompt, as messages: TRL's, and those of `train.dpo`.
 
     The prompt is the chosen run's, up to the first output in which the two differ; each
     continuation begins with that output and ends with its last. `*_loss_flags` has one flag per

@@ -241,6 +241,11 @@ def test_other_columns_are_an_explicit_choice(
     )
     project.build()
     assert rows("t") == [(1, None), (2, "x")]
+    # Also where no row brings it.
+    none = "select 2 as a, 'x' as b, 1.5 as c where false"
+    project.model("t", none, strategy="append", on_schema_change="append_new_columns")
+    project.build()
+    assert rows("t") == [(1, None, None), (2, "x", None)]
     project.model("t", "select 3 as c", strategy="append")
     project.build("--full-refresh")
     assert rows("t") == [(3,)]

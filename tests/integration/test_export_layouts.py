@@ -467,6 +467,14 @@ def test_pairs_are_prompts_with_two_ways_on(workspace: Workspace, folder: Path) 
     assert (scored["p1"]["chosen_value"], scored["p1"]["rejected_value"]) == (1.0, 0.0)
 
 
+def test_pairs_with_masks_go_to_the_trainer_that_reads_them(folder: Path) -> None:
+    theirs = export("told", "dpo", learn_masked=True)
+    written = export("told", "pairs")
+    assert rows_of(written.folder) == rows_of(theirs.folder)
+    assert written.manifest["masks"]["masked_outputs"] > 0
+    assert written.manifest["masks"]["learned_all_the_same"] == 0
+
+
 def test_pairs_that_a_build_made_are_exported(workspace: Workspace, folder: Path) -> None:
     written = export("default", "dpo")
     rows = [row for split in ("train", "eval") for row in rows_of(written.folder, split)]

@@ -6,15 +6,12 @@ this process, through the same command line.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,8 +25,19 @@ pytest.importorskip("mistral_common", reason="the training extra is not installe
 import duckdb
 import torch
 from peft import AutoPeftModelForCausalLM
-from safetensors.torch import load_file
 from train_export import react_sample, tool_sample, write_export
+from train_runs import (
+    evals_of,
+    launch,
+    lineage_of,
+    manifest_of,
+    metrics_of,
+    optimizer_state,
+    places,
+    result_of,
+    when_steps_are_done,
+    without_time,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from train import lineage, sft
@@ -61,12 +69,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def places(home: Path) -> dict[str, str]:
-    """The environment in which runs find what is in the folder."""
-    folders = {f"TRAJLAKE_{n.upper()}": str(home / n) for n in ("exports", "prepared", "lake")}
-    return folders | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture(autouse=True)
 def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
@@ -88,31 +90,6 @@ def settings(home: Path, run: str, *more: str) -> list[str]:
         *more,
     ]
     return ["--config", CONFIG, *(part for value in values for part in ("--set", value))]
-
-
-def launch(
-    launcher: list[str], arguments: list[str], module: Sequence[str] = ("-m", "train.sft")
-) -> subprocess.CompletedProcess[str]:
-    tools = Path(sys.executable).parent
-    return subprocess.run(
-        [str(tools / launcher[0]), *launcher[1:], *module, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def manifest_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "manifest.json").read_text())
-
-
-def metrics_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def optimizer_state(run: Path) -> dict[int, dict[str, torch.Tensor]]:
-    [checkpoint] = (run / "checkpoints").iterdir()
-    return torch.load(checkpoint / "state.pt")["optimizer"]["state"]
 
 
 @pytest.fixture(scope="module")
@@ -197,17 +174,6 @@ def test_the_documented_query_lists_the_samples_of_a_step(home: Path, launched: 
     ]
 
 
-def lineage_of(run: Path) -> list[dict[str, Any]]:
-    """What the lake has of a run, in order."""
-    with lake.connect() as connection:
-        found = connection.execute(
-            "select * from training_lineage where run_id = ? order by step, row, segment",
-            [manifest_of(run)["run_id"]],
-        )
-        rows: list[dict[str, Any]] = found.to_arrow_table().to_pylist()
-        return rows
-
-
 def test_the_lake_says_what_each_step_saw_and_how_hard_it_was(home: Path, launched: Path) -> None:
     seen, metrics = lineage_of(launched), metrics_of(launched)
 
@@ -261,10 +227,6 @@ def test_packed_rows_train_too(home: Path, capfd: pytest.CaptureFixture[str]) ->
 
 
 # --- evaluated on the way ---------------------------------------------------------------------
-
-
-def evals_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
 
 
 # A learning rate so high that the eval loss soon rises.
@@ -375,29 +337,35 @@ def test_gradient_checkpointing_teaches_the_same(home: Path, launched: Path) -> 
 # --- two processes ----------------------------------------------------------------------------
 
 
-def test_two_processes_train_as_one_does(home: Path, launched: Path) -> None:
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_more_processes_train_as_one_does(home: Path, launched: Path, world_size: int) -> None:
+    run = home / "runs" / f"world-{world_size}"
     done = launch(
-        ["torchrun", "--standalone", "--nproc_per_node", "2"], settings(home, "two", "world_size=2")
+        ["torchrun", "--standalone", "--nproc_per_node", str(world_size)],
+        settings(home, run.name, f"world_size={world_size}"),
     )
     assert done.returncode == 0, done.stderr
-    one, two = metrics_of(launched), metrics_of(home / "runs" / "two")
+    one, more = metrics_of(launched), metrics_of(run)
     evaluated = manifest_of(launched)["eval"]["loss"]
-    manifest = manifest_of(home / "runs" / "two")
+    manifest = manifest_of(run)
 
     for name in ("loss", "gradient_norm"):
-        assert [m[name] for m in two] == pytest.approx([m[name] for m in one], rel=1e-4)
+        assert [m[name] for m in more] == pytest.approx([m[name] for m in one], rel=1e-4)
     for name in ("first_row", "rows", "segments", "tokens", "trained_tokens"):
-        assert [m[name] for m in two] == [m[name] for m in one]
-    assert manifest["sessions"][0]["world_size"] == 2
+        assert [m[name] for m in more] == [m[name] for m in one]
+    assert manifest["sessions"][0]["world_size"] == world_size
     assert manifest["refused"] == manifest_of(launched)["refused"]
     assert manifest["eval"]["loss"] == pytest.approx(evaluated, rel=1e-3)
     # Adam's first moment is a running mean of the gradients.
-    ours, theirs = optimizer_state(home / "runs" / "two"), optimizer_state(launched)
+    ours, theirs = optimizer_state(run), optimizer_state(launched)
     for key, state in theirs.items():
         expected = state["exp_avg"]
         torch.testing.assert_close(
             ours[key]["exp_avg"], expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())
         )
+    expected = result_of(launched)
+    for name, weight in result_of(run).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
 
 
 def test_another_world_size_than_asked_for_is_refused(
@@ -409,34 +377,6 @@ def test_another_world_size_than_asked_for_is_refused(
 
 
 # --- stopped and resumed ----------------------------------------------------------------------
-
-
-def when_steps_are_done(run: Path, steps: int, act: Callable[[], None]) -> threading.Thread:
-    """Call `act` once the run has written that many lines of metrics."""
-
-    def watch() -> None:
-        metrics = run / "metrics.jsonl"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if metrics.exists() and metrics.read_text().count("\n") >= steps:
-                act()
-                return
-            time.sleep(0.002)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
-
-
-def result_of(run: Path) -> dict[str, torch.Tensor]:
-    manifest = manifest_of(run)
-    assert manifest["status"] == "finished"
-    [weights] = (run / manifest["result"]).glob("*.safetensors")
-    return load_file(weights)
-
-
-def without_time(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in metrics]
 
 
 @pytest.mark.parametrize(
@@ -587,7 +527,7 @@ def test_a_resume_that_makes_no_sense_is_refused(
 
 # --- FSDP 2 -----------------------------------------------------------------------------------
 
-FSDP = ["torchrun", "--standalone", "--nproc_per_node", "2", "tests/fsdp_on_cpu.py"]
+FSDP = ["torchrun", "--standalone", "--nproc_per_node", "2", "tests/fsdp_on_cpu.py", "train.sft"]
 
 
 def test_a_run_goes_on_in_shards(home: Path, launched: Path, killed: Path) -> None:

@@ -10,18 +10,32 @@ from udfs.errors import TrainingError
 
 pytest.importorskip("yaml", reason="the training extra is not installed")
 
-from train.config import SftSettings, changed_keys, load_settings
+from train.config import DpoSettings, SftSettings, changed_keys, load_settings
 
-TINY = Path(__file__).parents[2] / "train" / "configs" / "tiny.yaml"
+CONFIGS = Path(__file__).parents[2] / "train" / "configs"
+TINY = CONFIGS / "tiny.yaml"
 
 
-def test_the_shipped_config_names_every_setting() -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [("tiny.yaml", SftSettings), ("dpo-tiny.yaml", DpoSettings)]
+)
+def test_a_shipped_config_names_every_setting(
+    name: str, kind: type[SftSettings] | type[DpoSettings]
+) -> None:
     import yaml
 
-    written = yaml.safe_load(TINY.read_text())
+    written = yaml.safe_load((CONFIGS / name).read_text())
 
-    assert set(written) == set(SftSettings.model_fields) - {"output"}
-    assert load_settings(TINY).model.tiny is not None
+    assert set(written) == set(kind.model_fields) - {"output"}
+    assert isinstance(load_settings(CONFIGS / name), kind)
+    assert load_settings(CONFIGS / name).model.tiny is not None
+
+
+def test_a_config_without_an_objective_is_one_of_samples(tmp_path: Path) -> None:
+    config = tmp_path / "old.yaml"
+    config.write_text(TINY.read_text().replace("objective: sft", ""))
+
+    assert load_settings(config) == load_settings(TINY)
 
 
 def test_an_override_reaches_a_nested_setting() -> None:

@@ -115,6 +115,17 @@ def test_configs_are_valid_and_say_what_a_run_needs(file: Path) -> None:
         assert word in head
 
 
+def test_a_pair_takes_the_activations_of_two_rows(tmp_path: Path) -> None:
+    model = f"model.path={tmp_path / 'tiny'}"
+    samples, pairs = (
+        estimate(load_settings(CONFIGS / name, [model, "micro_batch_size=2"]))
+        for name in ("tiny.yaml", "dpo-tiny.yaml")
+    )
+    assert pairs.activation_bytes == 2 * samples.activation_bytes
+    assert pairs.logit_bytes == 2 * samples.logit_bytes
+    assert pairs.weight_bytes == samples.weight_bytes
+
+
 def test_the_command_prints_parameters_and_memory_per_gpu(
     models: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
