@@ -143,6 +143,8 @@ def _load_manifest() -> dict[str, Any]:
 
 PROJECT = DbtProject(ROOT, target_path=os.environ.get("DBT_TARGET_PATH", "target"))
 MANIFEST = _load_manifest()
+# Of dbt, run by run the same: by itself Dagster makes a folder of some 10 MB for each.
+_TARGET = PROJECT.target_path / "dagster"
 SOURCES = manifest.read_from_files(MANIFEST, changes.sources(list_files(raw_folder())))
 _PREFIX = {"raw_records": "raw", "benchmark_items": "benchmarks"}
 
@@ -199,7 +201,10 @@ def dbt_build(
             max((each.contents for each in done), default=0),
         )
     before = facts.table_states()
-    invocation = dbt.cli(commands.build(variables), context=context, raise_on_error=False)
+    (PROJECT.project_dir / _TARGET / "run_results.json").unlink(missing_ok=True)
+    invocation = dbt.cli(
+        commands.build(variables), context=context, target_path=_TARGET, raise_on_error=False
+    )
     for event in invocation.stream():
         if isinstance(event, Output):
             name = context.asset_key_for_output(event.output_name).to_user_string()
