@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check lint train bench docs picture lock clean
+.PHONY: help build test check lint train dagster bench docs picture lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -23,6 +23,12 @@ test: $(VENV)/test ## set up with torch and run every test, a file a core
 
 train: $(VENV)/test build ## train a tiny model on the export, on the CPU
 	accelerate launch -m train.sft --config train/configs/tiny.yaml
+
+dagster: export DAGSTER_HOME := $(CURDIR)/.dagster
+dagster: $(VENV)/orchestration ## every model, test and job in Dagster, at http://127.0.0.1:3000
+	@mkdir -p $(DAGSTER_HOME)
+	@cp orchestration/assets/dagster.yaml $(DAGSTER_HOME)/
+	dagster dev --host 127.0.0.1 --port 3000
 
 lint: $(VENV)/test ## formatting, types and SQL style
 	ruff check
@@ -57,6 +63,10 @@ $(VENV)/bin/pip:
 $(VENV)/build: $(VENV)/bin/pip requirements/build.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements/build.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/orchestration: $(VENV)/build requirements/test.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/test.lock --editable '.[orchestration]'
 	@touch $@
 
 $(VENV)/test: $(VENV)/build requirements/test.lock

@@ -70,6 +70,10 @@ COMMANDS = {
         "orchestration.evaluate.command:app",
         "Measure a served model on a benchmark, beside the published numbers.",
     ),
+    "launch": (
+        "orchestration.launch.command:app",
+        "Write a script or manifest that trains on another machine: ssh, Slurm, Kubernetes.",
+    ),
     "doctor": (
         "orchestration.doctor:doctor_command",
         "Check the environment, the settings and the lake, and say what to do.",

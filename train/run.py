@@ -61,6 +61,21 @@ class RunFolder:
         content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
         self._write(self.config, content)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any(self._checkpoints.glob("step-*"))
+
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        try:
+            return bool(self.read_manifest()["status"] == "finished")
+        except TrainingError:
+            return False
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path)
+
     def read_manifest(self) -> dict[str, Any]:
         """The manifest as it was last written.
 

@@ -3,6 +3,7 @@
     accelerate launch -m train.sft --config train/configs/tiny.yaml
     accelerate launch -m train.sft --config train/configs/tiny.yaml --set max_steps=5
     accelerate launch -m train.sft --resume runs/<run>
+    accelerate launch -m train.sft --config my.yaml --set run=mine --go-on  # as often as it takes
 
 Two processes on CPU (`accelerate launch --cpu --num_processes 2` would run one and not say so):
 

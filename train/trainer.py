@@ -52,6 +52,8 @@ from train.tracking import check_trackers, start_trackers, track
 from udfs.errors import TrainingError, TrajlakeError
 from udfs.folders import atomic_folder
 
+# A second signal within so many seconds is the first one, passed on by a launcher.
+_SAME_SIGNAL_S = 5.0
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes")
 
 
@@ -527,11 +529,13 @@ class Evals:
 class StopSignal:
     """Within its block, remembers a SIGTERM or Ctrl-C: the run then stops between two steps.
 
-    A second one of the same kind has its usual effect.
+    A second one of the same kind has its usual effect, if it comes later than `_SAME_SIGNAL_S`:
+    a signal to a process group comes directly, and once more from a launcher that passes it on.
     """
 
     def __init__(self) -> None:
         self.received = False
+        self._received_at = 0.0
 
     def __enter__(self) -> Self:
         self._before = {n: signal.signal(n, self._receive) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -542,8 +546,12 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self.received = True
-        signal.signal(number, self._before[signal.Signals(number)])
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._received_at = True, now
+        elif now - self._received_at > _SAME_SIGNAL_S:
+            signal.signal(number, self._before[signal.Signals(number)])
+            os.kill(os.getpid(), number)
 
 
 class Progress:
@@ -594,11 +602,17 @@ def command(objective: str, description: str, arguments: Sequence[str] | None) -
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting"
     )
+    parser.add_argument(
+        "--go-on",
+        action="store_true",
+        help="with --config: if the run was begun before, go on with it; if it has finished, end",
+    )
     options = parser.parse_args(arguments)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        if options.resume:
-            settings = _settings_of(options.resume, options.set)
+        resume = options.resume
+        if resume:
+            settings = _settings_of(resume, options.set)
         else:
             settings = load_settings(options.config, options.set)
         if settings.objective != objective:
@@ -606,12 +620,45 @@ def command(objective: str, description: str, arguments: Sequence[str] | None) -
                 f"{options.resume or options.config} has the objective {settings.objective}: "
                 f"launch it by train.{settings.objective}, not {module}"
             )
-        Trainer(settings, resume=options.resume).train()
+        if options.go_on and not resume:
+            begun = _begun(settings)
+            if begun and begun.is_finished():
+                print(f"finished before: {begun.path}", flush=True)
+                return 0
+            resume = begun and begun.path
+        Trainer(settings, resume=resume).train()
     except TrajlakeError as error:
         rank = os.environ.get("RANK")
         print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def _begun(settings: Settings) -> RunFolder | None:
+    """The run of this name, if it can be gone on with or has finished. What is left of one that
+    ended before its first checkpoint is removed: nothing was learned.
+
+    Every process looks before the first one has made anything, since that waits for all of them.
+
+    Raises:
+        TrainingError: the run has no name, or what is there was trained otherwise.
+    """
+    if settings.run is None:
+        raise TrainingError("--go-on looks for a run by its name. Give it one by --set run=<name>.")
+    run = RunFolder(settings.output / settings.run)
+    is_kept = run.is_finished() or run.has_checkpoint()
+    if not is_kept and (int(os.environ.get("RANK", "0")) or not run.config.exists()):
+        return None
+    changed = changed_keys(load_settings(run.config), settings) - MAY_CHANGE_ON_RESUME
+    if changed:
+        raise TrainingError(
+            f"{run.path} is a run with another {', '.join(sorted(changed))}. Give this one another "
+            "name by --set run=<name>, or the settings that one began with."
+        )
+    if is_kept:
+        return run
+    run.remove()
+    return None
 
 
 def _settings_of(run: Path, overrides: Sequence[str]) -> Settings:

@@ -6,6 +6,7 @@ this process, through the same command line.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -591,6 +592,52 @@ def test_an_8_bit_optimizer_is_not_sharded(home: Path) -> None:
 
 
 # --- the specification's order ----------------------------------------------------------------
+
+
+def test_a_command_that_is_given_again_goes_on(
+    home: Path, launched: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = home / "runs" / "again"
+    command = [*settings(home, run.name), "--go-on"]
+
+    # Two signals at once, as by a launcher that passes on what its group has got.
+    def stop_twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    when_steps_are_done(run, 1, stop_twice)
+    assert sft.main(command) == 0
+    assert manifest_of(run)["status"] == "stopped"
+    assert sft.main(command) == 0
+    assert manifest_of(run)["status"] == "finished"
+    assert len(manifest_of(run)["sessions"]) == 2
+    ours, theirs = result_of(run), result_of(launched)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    before = (run / "manifest.json").read_bytes()
+    capfd.readouterr()
+    assert sft.main(command) == 0
+    assert capfd.readouterr().out == f"finished before: {run}\n"
+    assert (run / "manifest.json").read_bytes() == before
+
+    # Another training of the same name is not taken for this one.
+    assert sft.main([*command, "--set", "learning_rate=0.5"]) == 1
+    assert "another learning_rate" in capfd.readouterr().err
+    assert sft.main([*command, "--set", "run=null"]) == 1
+    assert "Give it one by --set run=" in capfd.readouterr().err
+
+
+def test_what_ended_before_its_first_checkpoint_begins_anew(home: Path) -> None:
+    run = home / "runs" / "cut-off"
+    command = settings(home, run.name, "max_steps=1", "checkpoint_every=9")
+    assert sft.main(command) == 0
+    manifest = manifest_of(run)
+    (run / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+
+    assert sft.main([*command, "--go-on"]) == 0
+
+    assert manifest_of(run)["status"] == "finished"
+    assert manifest_of(run)["run_id"] != manifest["run_id"]
 
 
 def test_the_order_of_shards_is_taken_up_again_but_by_no_other_world(
