@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestration.report import blocks as b
-from orchestration.report.blocks import Block, Cell, Section, Table, Words
-from orchestration.report.examples import choose, told
+from orchestration.pages import blocks as b
+from orchestration.pages.blocks import Block, Cell, Section, Table, Words
+from orchestration.pages.runs import told
+from orchestration.pages.texts import Text, shown, shown_beginning
+from orchestration.report.examples import choose
 from orchestration.report.queries import FETCHED, Findings, Rows
-from orchestration.report.texts import Text, shown, shown_beginning
 
 # In the order in which a verdict is found (docs/recipes.md).
 REASONS = {

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from orchestration.report.examples import Example
-from orchestration.report.texts import Text, shown
+from orchestration.pages.runs import Example
+from orchestration.pages.texts import Text, shown
 
 # A bar's width in units of its drawing.
 WIDTH = 1000
