@@ -61,7 +61,17 @@ class Heat:
     kind = "heat"
 
 
-Cell = Number | Bars | Heat | Text
+@dataclass(frozen=True)
+class Link:
+    """A text that leads to another page of the same server."""
+
+    text: Text
+    address: str
+
+    kind = "link"
+
+
+Cell = Number | Bars | Heat | Text | Link
 
 
 @dataclass(frozen=True)
