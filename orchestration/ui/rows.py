@@ -42,6 +42,9 @@ _HEAD = 200
 # The number that stands for a trajectory with its content, here and in the full-text index; of 63
 # bits, because the index takes no larger ones for deletions.
 KEY = "(md5_number_lower(concat(trajectory_id, content_sha256)) >> 1)"
+_KEY_OF_ROW = (
+    "(md5_number_lower(concat(trajectories.trajectory_id, trajectories.content_sha256)) >> 1)"
+)
 
 # Columns by the table that they are from: name → SQL over that table's row.
 _FROM_TRAJECTORIES = (
@@ -268,31 +271,53 @@ class Rows:
         self._matching: OrderedDict[str, npt.NDArray[np.uint64]] = OrderedDict()
 
     def _write(self, reader: Reader, file: Path) -> tuple[str, ...]:
-        """Write the rows into a file; gives the recipes that have verdicts."""
-        recipes: list[str] = []
+        """Write the rows into a file; gives the recipes that have verdicts.
+
+        A table whose files turn out to be broken leaves its columns empty.
+        """
+        for name in READ[1:]:
+            self._check(reader, name, "limit 0")
         try:
+            return self._copy(reader, file)
+        except Unavailable:
+            healthy = [name for name in READ[1:] if name not in self.problems]
+            for name in healthy:
+                self._check(reader, name, "")
+            if all(name not in self.problems for name in healthy):
+                raise
+            return self._copy(reader, file)
+
+    def _check(self, reader: Reader, name: str, end: str) -> None:
+        """Note why a table cannot be read, if it cannot."""
+        names = ["is_kept", "reason", "rater_score", "recipe", "trajectory_id"]
+        if name in _JOINED:
+            names = [_JOINED[name][0], *_JOINED[name][1].values()]
+        source = f"({_NEWEST_RATING})" if name == "ratings" else name
+        columns = ", ".join(names) if end else f"max(hash({', '.join(names)}))"
+        try:
+            reader.rows(f"select {columns} from {source} {end}")
+        except Unavailable as error:
+            self.problems[name] = str(error)
+
+    def _copy(self, reader: Reader, file: Path) -> tuple[str, ...]:
+        recipes: list[str] = []
+        if "curated_trajectories" not in self.problems:
             found = reader.rows("select distinct recipe from curated_trajectories order by recipe")
             recipes = [row["recipe"] for row in found]
-        except Unavailable as error:
-            self.problems["curated_trajectories"] = str(error)
         selected = [f"trajectories.{name}" for name in _FROM_TRAJECTORIES]
         joins: list[str] = []
         for table, (key, columns) in _JOINED.items():
-            source = f"({_NEWEST_RATING})" if table == "ratings" else table
-            needed = f"select {', '.join(columns.values())} from {source} limit 0"
-            try:
-                reader.execute(needed)
-            except Unavailable as error:
-                self.problems[table] = str(error)
+            if table in self.problems:
                 selected += [f"cast(null as {_sql_type(n)}) as {n}" for n in columns]
                 continue
+            source = f"({_NEWEST_RATING})" if table == "ratings" else table
             selected += [f"{table}_of.{name}" for name in columns]
             named = ", ".join(f"{sql} as {name}" for name, sql in columns.items())
             joins.append(
                 f"left join (select {key}, {named} from {source}) as {table}_of "
                 f"on trajectories.{key} = {table}_of.{key}"
             )
-        scores = ["ratings_of.rated"] if "ratings" not in self.problems else []
+        scores = []
         for number, _ in enumerate(recipes):
             joins.append(
                 f"left join (select * from curated_trajectories where recipe = $recipe_{number}) "
@@ -303,9 +328,10 @@ class Rows:
                 f"verdict_{number}.reason as reason_{number}",
                 f"verdict_{number}.is_kept as is_kept_{number}",
             ]
-            scores.insert(number, f"verdict_{number}.rater_score")
-        rater_score = f"coalesce({', '.join(scores)})" if scores else "null"
+            scores.append(f"verdict_{number}.rater_score")
+        scores += ["ratings_of.rated"] if "ratings" not in self.problems else ["null"]
         target = f"rows_{id(self)}"
+        file.unlink(missing_ok=True)
         reader.connection.execute(f"attach '{file}' as {target}")
         try:
             reader.execute(
@@ -313,14 +339,10 @@ class Rows:
                 create table {target}.rows as
                 select
                     row_number() over (order by trajectories.trajectory_id) as place,
-                    {
-                    KEY.replace("(trajectory_id", "(trajectories.trajectory_id").replace(
-                        " content_sha256", " trajectories.content_sha256"
-                    )
-                } as key,
+                    {_KEY_OF_ROW} as key,
                     left(trajectories.user_query, {_HEAD}) as query_head,
                     coalesce(length(trajectories.user_query), 0) as query_length,
-                    cast({rater_score} as double) as rater_score,
+                    cast(coalesce({", ".join(scores)}) as double) as rater_score,
                     {", ".join(selected)}
                 from trajectories
                 {" ".join(joins)}
@@ -328,11 +350,6 @@ class Rows:
                 """,
                 {f"recipe_{number}": recipe for number, recipe in enumerate(recipes)},
             ).fetchall()
-            reader.connection.execute(f"create table {target}.recipes (number int, recipe varchar)")
-            for number, recipe in enumerate(recipes):
-                reader.connection.execute(
-                    f"insert into {target}.recipes values (?, ?)", [number, recipe]
-                )
         finally:
             reader.connection.execute(f"detach {target}")
         return tuple(recipes)
