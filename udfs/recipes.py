@@ -271,9 +271,7 @@ class _Check:
         if start is not None:
             before = self._expression[:start].split("\n")
             place = f" at line {len(before)}, column {len(before[-1]) + 1}"
-        raise ConfigError(
-            f"{self._what} cannot be used{place}: {fault}.{self._remedy}"
-        )
+        raise ConfigError(f"{self._what} cannot be used{place}: {fault}.{self._remedy}")
 
     def _start(self, node: exp.Expr) -> int | None:
         """Where a node's text begins: its own place, that of its first word, of what is in it."""

@@ -38,7 +38,7 @@ _COSTS = """
         count(case when status = 'ok' then 1 end) as ok,
         cast(sum(prompt_tokens) as bigint) as prompt_tokens,
         cast(sum(completion_tokens) as bigint) as completion_tokens,
-        sum(cost_usd) as usd,
+        cast(sum(cost_usd) as double) as usd,
         count(case when cost_usd is null and prompt_tokens is not null then 1 end) as unpriced
     from ratings
     group by all

@@ -376,6 +376,12 @@ class Rows:
         with self._cursor() as cursor, explained(["rows"]), limited(cursor):
             return _rows(cursor, f"with {self._base(recipe)} {sql}", parameters or {})
 
+    def keys(self) -> npt.NDArray[np.uint64]:
+        """The numbers of all trajectories, in order."""
+        with self._cursor() as cursor:
+            found = cursor.execute("select key from rows order by key").fetchnumpy()["key"]
+        return np.asarray(found, dtype=np.uint64)
+
     def report(self, sql: str, recipe: str) -> list[Row]:
         """Rows of a query of the report's over `curated_trajectories`, of a recipe."""
         verdicts = "curated_trajectories as (select *, $recipe as recipe from found)"

@@ -156,10 +156,8 @@ class SearchIndex:
 
     def follow(self, rows: Rows) -> None:
         """Have the index become one of these rows, beside the pages."""
-        found = rows.ask("select key from found order by key")
-        keys = np.array([row["key"] for row in found], dtype=np.uint64)
         with self._wake:
-            self._wanted = (rows.state, keys)
+            self._wanted = (rows.state, rows.keys())
             self._wake.notify()
 
     def progress(self) -> Progress:

@@ -38,11 +38,11 @@ TABLES = {
             cast(null as varchar) as raw_response,
             cast(900 as bigint) as prompt_tokens,
             cast(120 as bigint) as completion_tokens,
-            0.0004 as cost_usd,
+            cast(0.0004 as double) as cost_usd,
             cast(1 as integer) as attempt,
             cast(null as varchar) as judge,
             timestamptz '2026-01-01 00:00:00+00' + interval (raw_position % 30) day as rated_at,
-            1.0 as shown_share,
+            cast(1 as double) as shown_share,
             cast(null as struct(step_id integer, score double, critique varchar)[]) as step_scores,
             cast(null as integer) as first_error_step
         from trajectories
@@ -120,7 +120,7 @@ TABLES = {
     """,
     "near_duplicates": """
         select content_sha256, any_value(content_sha256) as cluster_id,
-            cast(2 as bigint) as cluster_size, 0.9 as similarity
+            cast(2 as bigint) as cluster_size, cast(0.9 as double) as similarity
         from trajectories
         where raw_position % 12 = 0
         group by content_sha256
@@ -150,7 +150,7 @@ TABLES = {
             'train' as split,
             license,
             cast([] as boolean[]) as loss_flags,
-            1.0 as weight,
+            cast(1 as double) as weight,
             cast(500 as bigint) as estimated_tokens,
             cast(200 as bigint) as trained_tokens,
             cast(null as varchar) as metadata_prefix

@@ -306,7 +306,7 @@ def test_a_reader_finds_looks_compares_and_labels(
     opened.find_element("link text", "Pairs").click()
     opened.find_element("css selector", "td a, tbody th a").click()
     text = body(opened)
-    assert "1 steps are the same in both" in text
+    assert "1 step is the same in both" in text
     before, _, after = text.partition("Here they part")
     assert "search[harbour]" in before and "Finish[" not in before
     assert "Finish[Ann]" in after and "Finish[Bea]" in after
