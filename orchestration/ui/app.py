@@ -43,6 +43,7 @@ from orchestration.ui.rows import (
 from orchestration.ui.search import SearchIndex
 from orchestration.ui.tables import Row, State, Tables, Unavailable
 from udfs.errors import LakeError, TrajlakeError
+from udfs.settings import database_file
 
 _LONGEST_FORM = 64 * 1024
 
@@ -66,11 +67,13 @@ def build_app(tables: Tables, access: Access, labeller: str) -> ASGIApp:
     Raises:
         LakeError: there are no trajectories to be read.
     """
+    database = database_file()
+    folder = database.with_name(f"{database.name}.ui")
     try:
-        keeper = RowsKeeper(tables)
+        keeper = RowsKeeper(tables, folder)
     except Unavailable as error:
         raise LakeError(str(error)) from error
-    index = SearchIndex(tables)
+    index = SearchIndex(tables, folder)
     index.follow(keeper.current(tables.now()).rows)
     keeper.changed.append(index.follow)
     pages = _Pages(tables, keeper, index, access, labeller)

@@ -113,7 +113,7 @@ def look(
     verdict = (_asked(reader, notes, "recipes", row) or []) if recipe else []
     of_recipe = next((each for each in verdict if each["recipe"] == recipe), None)
     flags = next(iter(_asked(reader, notes, "flags", row) or ()), None)
-    marks = _marks_of_steps(reader, notes, row)
+    marks = _marks_of_steps(reader, notes, row, flags)
     of_steps = flags_by_step(flags)
     judged = of_recipe or {"trained_steps": None, "reason": None}
 
@@ -152,8 +152,10 @@ def _asked(reader: Reader, notes: list[str], name: str, row: Row) -> list[Row] |
         return None
 
 
-def _marks_of_steps(reader: Reader, notes: list[str], row: Row) -> dict[int, tuple[Text, ...]]:
-    """Step → what raters and the verification say of it."""
+def _marks_of_steps(
+    reader: Reader, notes: list[str], row: Row, flags: Row | None
+) -> dict[int, tuple[Text, ...]]:
+    """Step → what raters and the verification say of it that no flag says already."""
     found: dict[int, list[Text]] = {}
 
     def mark(step_id: int | None, text: str) -> None:
@@ -175,7 +177,7 @@ def _marks_of_steps(reader: Reader, notes: list[str], row: Row) -> dict[int, tup
                 if name != "step_id" and value is not None
             )
             mark(each["step_id"], f"a call does not fit its tool ({said})")
-        for each in checked.get("errors") or ():
+        for each in (checked.get("errors") if flags is None else None) or ():
             detail = f": {each['detail']}" if each.get("detail") else ""
             mark(
                 each["step_id"], f"the environment reports an error, {each['error_class']}{detail}"

@@ -2,7 +2,7 @@
 
 Delta tables keep what belongs together in wide files; a page of fifty rows out of a million, with
 counts, would read them from end to end. So what lists need is copied once into a file of DuckDB's
-(25 bytes a row and more, below the system's folder for temporary files), which is opened read-only
+(some 150 bytes a row, kept beside the database file for the next start), which is opened read-only
 and without access to anything outside it. When the lake has changed, the rows are read anew beside
 the pages, which go on showing the old ones and say so.
 
@@ -12,6 +12,8 @@ X stands, and its address shows the same trajectories after others have come.
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import tempfile
 import threading
 import time
@@ -32,9 +34,14 @@ from sqlglot import exp
 
 from orchestration.ui.tables import Reader, Row, State, Tables, Unavailable, explained, limited
 from udfs.errors import ConfigError
+from udfs.folders import atomic_file
 from udfs.recipes import FILTER_COLUMNS, checked_condition
+from udfs.settings import lake_root
 
 PAGE_ROWS = 50
+
+# Other columns, or others of what is in them, are other rows.
+_VERSION = 1
 
 # Of a query, so many characters are in the list; all of it can be searched.
 _HEAD = 200
@@ -245,8 +252,13 @@ class Found:
 class Rows:
     """The rows of the lake in one state, read-only."""
 
-    def __init__(self, tables: Tables, state: State) -> None:
+    def __init__(self, tables: Tables, state: State, folder: Path | None = None) -> None:
         """Read them.
+
+        Args:
+            tables: the lake.
+            state: as it is to be shown.
+            folder: where rows are kept for the next start; None for nowhere.
 
         Raises:
             Unavailable: `trajectories` is missing or cannot be read.
@@ -256,19 +268,51 @@ class Rows:
         self.problems: dict[str, str] = {}
         self._tables = tables
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="trajlake-rows-") as folder:
-            file = Path(folder, "rows.duckdb")
-            with tables.reader(state) as reader:
-                self.recipes = self._write(reader, file)
-            self._connection = duckdb.connect(
-                str(file), read_only=True, config={"enable_external_access": "false"}
-            )
-        self._connection.execute("set global timezone = 'UTC'")
+        if folder is None or not self._open_kept(folder):
+            with tempfile.TemporaryDirectory(prefix="trajlake-rows-") as beside:
+                file = Path(beside, "rows.duckdb")
+                with tables.reader(state) as reader:
+                    self.recipes = self._write(reader, file)
+                if folder is not None and not self.problems:
+                    file = self._keep(file, folder)
+                self._connection = _opened(file)
         self.count: int = self._connection.execute("select count(*) from rows").fetchall()[0][0]
         self.seconds = time.monotonic() - started
         self._lock = threading.Lock()
         self._counts: OrderedDict[object, tuple[int, tuple[Facet, ...]]] = OrderedDict()
         self._matching: OrderedDict[str, npt.NDArray[np.uint64]] = OrderedDict()
+
+    def _open_kept(self, folder: Path) -> bool:
+        """Open the rows of this state that an earlier start has kept, if it has."""
+        file = folder / self._kept_name()
+        if not file.exists():
+            return False
+        try:
+            self._connection = _opened(file)
+            found = self._connection.execute("select recipe from recipes order by number")
+        except (duckdb.Error, OSError):
+            return False
+        self.recipes = tuple(recipe for (recipe,) in found.fetchall())
+        return True
+
+    def _keep(self, file: Path, folder: Path) -> Path:
+        """Move the rows to where the next start finds them, in the place of older ones; gives
+        where they are."""
+        kept = folder / self._kept_name()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_file(kept) as staging:
+                shutil.copyfile(file, staging)
+            for other in folder.glob("rows-*.duckdb"):
+                if other != kept:
+                    other.unlink(missing_ok=True)
+        except OSError:
+            return file
+        return kept
+
+    def _kept_name(self) -> str:
+        state = f"{_VERSION} {duckdb.__version__} {lake_root()} {self.state.key(READ)}"
+        return f"rows-{hashlib.sha256(state.encode()).hexdigest()[:16]}.duckdb"
 
     def _write(self, reader: Reader, file: Path) -> tuple[str, ...]:
         """Write the rows into a file; gives the recipes that have verdicts.
@@ -350,6 +394,9 @@ class Rows:
                 """,
                 {f"recipe_{number}": recipe for number, recipe in enumerate(recipes)},
             ).fetchall()
+            reader.connection.execute(f"create table {target}.recipes (number int, recipe varchar)")
+            for row in enumerate(recipes):
+                reader.connection.execute(f"insert into {target}.recipes values (?, ?)", row)
         finally:
             reader.connection.execute(f"detach {target}")
         return tuple(recipes)
@@ -437,7 +484,7 @@ class Rows:
             if condition in self._matching:
                 self._matching.move_to_end(condition)
                 return self._matching[condition]
-        with self._tables.reader(self.state) as reader:
+        with self._tables.reader(self.state) as reader, limited(reader.connection):
             names = ", ".join(name for name in COLUMNS.names if name in _TRAJECTORY_NAMES)
             found = reader.execute(
                 f"select {KEY} as key from (select {names} from trajectories) where {condition}"
@@ -630,6 +677,15 @@ class _Asked:
         return column, query.order != "up"
 
 
+def _opened(file: Path) -> duckdb.DuckDBPyConnection:
+    """A file of rows, read-only and without access to anything else."""
+    connection = duckdb.connect(
+        str(file), read_only=True, config={"enable_external_access": "false"}
+    )
+    connection.execute("set global timezone = 'UTC'")
+    return connection
+
+
 def _beyond(column: str, descending: bool, anchor: Row, is_backward: bool) -> str:
     """The condition that a row comes after a row with $value and $place, or before it.
 
@@ -693,14 +749,19 @@ class Current:
 class RowsKeeper:
     """Keeps the rows of the newest state at hand, reading beside the pages."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, folder: Path | None = None) -> None:
         """Read the rows as they are now.
+
+        Args:
+            tables: the lake.
+            folder: where rows are kept for the next start; None for nowhere.
 
         Raises:
             Unavailable: there are no trajectories that can be read.
         """
         self._tables = tables
-        self._rows = Rows(tables, tables.now())
+        self._folder = folder
+        self._rows = Rows(tables, tables.now(), folder)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._problem: str | None = None
@@ -722,7 +783,7 @@ class RowsKeeper:
 
     def _read(self, state: State) -> None:
         try:
-            rows = Rows(self._tables, state)
+            rows = Rows(self._tables, state, self._folder)
         except Unavailable as error:
             self._problem = str(error)
         else:

@@ -6,7 +6,7 @@ trajectories, no texts. It is added to where the lake has new trajectories, and 
 taken out; it may be deleted at any time, and is made again. While it is being made, pages say how
 far it is.
 
-    trajlake.duckdb.search/<lake and version of the index>/
+    trajlake.duckdb.ui/<lake and version of the index>/
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import tantivy
 
 from orchestration.ui.rows import KEY, Hits, Rows
 from orchestration.ui.tables import State, Tables, Unavailable
-from udfs.settings import database_file, lake_root
+from udfs.settings import lake_root
 
 # A change of what is indexed, or how, is another index.
 _VERSION = 1
@@ -117,16 +117,15 @@ class Progress:
 class SearchIndex:
     """The index of one lake, for any number of threads."""
 
-    def __init__(self, tables: Tables, folder: Path | None = None) -> None:
+    def __init__(self, tables: Tables, folder: Path) -> None:
         """Open the index, or begin one; one that cannot be opened is made anew.
 
         Args:
             tables: where texts are read.
-            folder: where it lies; None for beside the database file.
+            folder: where indexes of lakes lie.
         """
         name = hashlib.sha256(f"{_VERSION} {lake_root()}".encode()).hexdigest()[:16]
-        database = database_file()
-        self._folder = (folder or database.with_name(f"{database.name}.search")) / name
+        self._folder = folder / name
         self._tables = tables
         self._index = self._open()
         self._lock = threading.Lock()

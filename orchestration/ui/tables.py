@@ -6,6 +6,7 @@ beginning, and reads that; a table that is missing or cannot be read is a senten
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -69,24 +70,28 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """The lake at a moment: table → version, and why other tables cannot be read."""
+    """The lake at a moment: table → version and identity, and why other tables cannot be read."""
 
     versions: Mapping[str, int]
+    identities: Mapping[str, str]
     problems: Mapping[str, str]
     schema: str
     made: set[str] = field(default_factory=set)
 
-    def key(self, names: tuple[str, ...]) -> tuple[tuple[str, int | None], ...]:
-        """What changes when one of these tables does."""
-        return tuple((name, self.versions.get(name)) for name in names)
+    def key(self, names: tuple[str, ...]) -> str:
+        """What changes when one of these tables does, or is made anew."""
+        found = [(name, self.versions.get(name), self.identities.get(name)) for name in names]
+        return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A table when it was last looked at: what its log ended with, its version, or a problem."""
+    """A table when it was last looked at: what its log ended with, its version and identity, or
+    a problem."""
 
     mark: object
     version: int | None
+    identity: str
     problem: str | None
     at: float
 
@@ -111,11 +116,13 @@ class Tables:
             for name in TABLES:
                 self._look_at(name)
             versions = {n: s.version for n, s in self._seen.items() if s.version is not None}
+            identities = {name: self._seen[name].identity for name in versions}
             problems = {n: s.problem for n, s in self._seen.items() if s.problem is not None}
+            given = (versions, identities, problems)
             for state in self._states:
-                if state.versions == versions and state.problems == problems:
+                if (state.versions, state.identities, state.problems) == given:
                     return state
-            state = State(versions, problems, f"s{self._made_states}")
+            state = State(*given, f"s{self._made_states}")
             self._made_states += 1
             self._connection.execute(f"create schema {state.schema}")
             self._states.append(state)
@@ -131,16 +138,16 @@ class Tables:
         mark = None if is_remote else _end_of_log(Path(path))
         if seen and not is_remote and seen.mark == mark:
             return
-        version, problem = None, None
+        version, identity, problem = None, "", None
         try:
             table = lake.open_table(name)
             if table is None:
                 problem = f"This lake has no table {name}. `dbt build` makes it."
             else:
-                version = table.version()
+                version, identity = table.version(), str(table.metadata().id)
         except (DeltaError, LakeError, OSError) as error:
             problem = _unreadable(name, error)
-        self._seen[name] = _Seen(mark, version, problem, time.monotonic())
+        self._seen[name] = _Seen(mark, version, identity, problem, time.monotonic())
 
     def view(self, state: State, name: str) -> None:
         """Have a table ready to be read in a state.
@@ -197,20 +204,20 @@ class Reader:
             Unavailable: a table is missing, is of another version of the code, cannot be read, or
                 the query takes too long.
         """
-        result = self.execute(sql, parameters)
-        names = [column[0] for column in result.description]
-        with explained(self.names(sql)):
+        with explained(self.names(sql)), limited(self.connection):
+            result = self.execute(sql, parameters)
+            names = [column[0] for column in result.description]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def execute(
         self, sql: str, parameters: Mapping[str, Any] | None = None
     ) -> duckdb.DuckDBPyConnection:
-        """Begin a query; raises as `rows` does."""
+        """Begin a query, without a limit of time; raises as `rows` does."""
         names = self.names(sql)
         for name in names:
             self._tables.view(self.state, name)
         used = {key: value for key, value in (parameters or {}).items() if f"${key}" in sql}
-        with explained(names), limited(self.connection):
+        with explained(names):
             return self.connection.execute(sql, used)
 
     @staticmethod

@@ -2,7 +2,9 @@
 
     pytest -s tests/bench/test_ui_speed.py
     ROWS=100000 pytest -s tests/bench/test_ui_speed.py
-    BROWSER_LAKE=lake pytest -s tests/bench/test_ui_speed.py     one that _browser_lake.py has written
+    BROWSER_LAKE=lake pytest -s tests/bench/test_ui_speed.py
+
+The last one takes a lake that `_browser_lake.py` has written.
 
 Pages are asked for by HTTP, each with addresses that nobody has asked before and then again; what
 is printed is the median and the slowest. The peer is the same question in one DuckDB process that
@@ -124,7 +126,7 @@ def test_pages_of_a_million(tmp_path: Path) -> None:
         while "All " not in pages.get("/?q=answer"):
             time.sleep(2)
         index = time.perf_counter() - started
-        size = sum(file.stat().st_size for file in tmp_path.glob("*.search/**/*") if file.is_file())
+        size = sum(file.stat().st_size for file in tmp_path.glob("*.ui/**/*") if file.is_file())
         console.print(
             f"index ready after {index:.0f} s more, {size / 1e6:,.0f} MB on disk, "
             f"{process.memory_info().rss / 1e6:,.0f} MB of memory; pages meanwhile took "
