@@ -179,7 +179,7 @@ class _Pages:
         """One trajectory, step by step; what came of it follows when it is found out."""
         trajectory_id = self._id(request)
         if trajectory_id != request.path_params["id"]:
-            return RedirectResponse(look.address(trajectory_id, **request.query_params), 303)
+            return RedirectResponse(look.address(trajectory_id, **_view(request)), 303)
         return self._looked(request, trajectory_id)
 
     def _looked(
@@ -199,10 +199,8 @@ class _Pages:
             looked = look.look(reader, trajectory_id, recipe, first)
             notes = list(looked.notes)
             history: list[Row] = []
-            raw: tuple[look.Raw, ...] = ()
             try:
                 history = labels.history(self._tables, looked.row["content_sha256"])
-                raw = look.raw_records(reader, looked.row)
             except Unavailable as error:
                 notes.append(str(error))
             name = given.labelled_by if given else self._name(request)
@@ -215,7 +213,7 @@ class _Pages:
                 notes=list(dict.fromkeys(notes)),
                 recipes=current.rows.recipes,
                 recipe=recipe,
-                raw=raw,
+                raw=lambda: look.raw_records(reader, looked.row),
                 texts=_texts(looked.row),
                 sections=look.became(reader, looked.row),
                 history=[_label(each) for each in history],
@@ -409,7 +407,7 @@ class _Pages:
         except TrajlakeError as error:
             return self._looked(request, trajectory_id, 400, str(error), given)
         response = RedirectResponse(
-            look.address(trajectory_id, **request.query_params) + "#labels", status_code=303
+            look.address(trajectory_id, **_view(request)) + "#labels", status_code=303
         )
         response.set_cookie(_NAME_COOKIE, quote(name), httponly=True, samesite="strict", path="/")
         return response
@@ -481,6 +479,11 @@ class _Pages:
 
 _TEXT_PARAMETERS = ("step", "part", "record", "field")
 _PAIR_FILTERS = ("recipe", "level", "source", "split", "margin")
+
+
+def _view(request: Request) -> dict[str, str]:
+    """What of an address decides how a trajectory is shown."""
+    return {name: request.query_params.get(name, "") for name in ("recipe", "from")}
 
 
 def _flushed(pieces: Iterator[str]) -> Iterator[str]:

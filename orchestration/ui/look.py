@@ -188,14 +188,19 @@ def _marks_of_steps(
 # --- the raw record -------------------------------------------------------------------------------
 
 
-def raw_records(reader: Reader, row: Row) -> tuple[Raw, ...]:
-    """The raw records that a trajectory was made from, the first of them beside its steps.
-
-    Raises:
-        Unavailable: they cannot be read.
-    """
+def raw_records(reader: Reader, row: Row) -> tuple[tuple[Raw, ...], str | None]:
+    """The raw records that a trajectory was made from, and why they cannot be read, if they
+    cannot."""
     ids = (row.get("raw_record_ids") or [row["raw_record_id"]])[:_LISTED]
-    found = reader.rows(
+    try:
+        found = _heads(reader, ids)
+    except Unavailable as error:
+        return (), str(error)
+    return tuple(_raw(row["trajectory_id"], each) for each in found), None
+
+
+def _heads(reader: Reader, ids: list[str]) -> list[Row]:
+    return reader.rows(
         f"""
         select raw_record_id, raw_file, raw_position, raw_bytes, raw[1 : {_RAW_BYTES}] as head
         from raw_records
@@ -204,7 +209,6 @@ def raw_records(reader: Reader, row: Row) -> tuple[Raw, ...]:
         """,
         {"ids": ids},
     )
-    return tuple(map(_raw, [row["trajectory_id"]] * len(found), found))
 
 
 def _raw(trajectory_id: str, record: Row) -> Raw:
@@ -374,6 +378,7 @@ def became(reader: Reader, row: Row) -> Iterable[Section]:
     """What was found out about a trajectory and what came of it, each as it has been asked for."""
     tables: Sequence[tuple[str, str, Callable[[Reader, Row], Iterable[Block]]]] = (
         ("ratings", "Ratings", _ratings),
+        ("known-labels", "Labels in the lake", _known_labels),
         ("recipes", "Recipes", _recipes),
         ("copies", "Duplicates", _copies),
         ("overlap", "Benchmark overlap", _overlap),
@@ -440,6 +445,30 @@ def _ratings(reader: Reader, row: Row) -> Iterator[Block]:
          "prompt_version": "prompt", "cost_usd": "USD", "shown_share": "share read"},
         "Nobody has rated it.",
     )  # fmt: skip
+
+
+def _known_labels(reader: Reader, row: Row) -> Iterator[Block]:
+    try:
+        found = reader.rows(
+            """
+            select label, value, labelled_by, note, labelled_at
+            from labels
+            where content_sha256 = $content
+            order by label, labelled_by
+            """,
+            {"content": row["content_sha256"]},
+        )
+    except Unavailable as error:
+        yield Words(str(error), is_warning=True)
+        return
+    if not found:
+        yield Words("The last build knew of no label, by a source or a person.")
+        return
+    yield Table(
+        "Labels that the last build took from sources and people",
+        ("label", "value", "by", "note", "when"),
+        tuple(tuple(_cell(value) for value in each.values()) for each in found[:_LISTED]),
+    )
 
 
 def _recipes(reader: Reader, row: Row) -> Iterator[Block]:

@@ -68,7 +68,7 @@ class Unavailable(Exception):
     """Something that cannot be shown; the text says why and what to do, for a reader."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """The lake at a moment: table → version and identity, and why other tables cannot be read."""
 
@@ -124,11 +124,18 @@ class Tables:
                     return state
             state = State(*given, f"s{self._made_states}")
             self._made_states += 1
-            self._connection.execute(f"create schema {state.schema}")
-            self._states.append(state)
-            if len(self._states) > _KEPT_STATES:
-                self._connection.execute(f"drop schema {self._states.pop(0).schema} cascade")
+            self._keep(state)
             return state
+
+    def _keep(self, state: State) -> None:
+        """Have a place for a state's views, at the cost of the oldest one's."""
+        if state in self._states:
+            return
+        self._connection.execute(f"create schema {state.schema}")
+        state.made.clear()
+        self._states.append(state)
+        if len(self._states) > _KEPT_STATES:
+            self._connection.execute(f"drop schema {self._states.pop(0).schema} cascade")
 
     def _look_at(self, name: str) -> None:
         path, seen = table_path(name), self._seen.get(name)
@@ -173,7 +180,9 @@ class Tables:
     def reader(self, state: State | None = None) -> Iterator[Reader]:
         """A connection of one's own to the lake as it is in a state, or now."""
         state = state or self.now()
-        cursor = self._connection.cursor()
+        with self._lock:
+            self._keep(state)
+            cursor = self._connection.cursor()
         try:
             cursor.execute(f"set schema = '{state.schema}'")
             yield Reader(self, state, cursor)

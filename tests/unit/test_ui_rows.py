@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from _browser_lake import write_lake
@@ -243,6 +245,17 @@ def test_full_text_follows_the_lake(
     assert found("moor") == (0, [])
     again = SearchIndex(tables, tmp_path / "index")
     assert again.progress().indexed == 0 and again._indexed == ROWS + 20
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ab\"'()[]{}<>:^~*+-!/\\&| .,\t\x00éANDORTI\U0001f600", max_size=30))
+def test_any_search_is_read_somehow(empty_index: SearchIndex, text: str) -> None:
+    assert empty_index.search(text).total == 0
+
+
+@pytest.fixture(scope="module")
+def empty_index(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
+    return SearchIndex(tables, tmp_path_factory.mktemp("index"))
 
 
 def test_what_is_not_indexed_yet_is_said(tables: Tables, rows: Rows, tmp_path: Path) -> None:
