@@ -644,14 +644,27 @@ class _Asked:
         base = self._from()
         base += f" {'and' if ' where ' in base else 'where'} {beyond}"
         values = {"value": anchor["value"], "place": anchor["place"]} if anchor else {}
-        rows = self._ask(
-            f"select * {base} order by {column} {word} nulls {nulls}, place {places} "
-            f"limit {PAGE_ROWS}",
+        # Which rows first, and all of their columns then: a join would carry them for all rows.
+        found = self._ask(
+            f"select place, {column} as value {base} "
+            f"order by {column} {word} nulls {nulls}, place {places} limit {PAGE_ROWS}",
             **{k: v for k, v in values.items() if f"${k}" in beyond},
         )
         if is_backward:
-            rows.reverse()
+            found.reverse()
+        rows = self._whole([row["place"] for row in found])
+        for row, order in zip(rows, found, strict=True):
+            row[column] = order["value"]
         return rows, self._number(rows, column, descending, total)
+
+    def _whole(self, places: list[int]) -> list[Row]:
+        """The rows of these places, in this order."""
+        if not places:
+            return []
+        listed = ", ".join(map(str, places))
+        rows = self._ask(f"select * from found where place in ({listed})")
+        of_place = {row["place"]: row for row in rows}
+        return [of_place[place] for place in places]
 
     def _number(self, rows: list[Row], column: str, descending: bool, total: int) -> int:
         """The number of the first row among all that match."""

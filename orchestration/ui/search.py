@@ -270,12 +270,16 @@ class SearchIndex:
 def _keys(schema: tantivy.Schema, searcher: tantivy.Searcher) -> Keys:
     """The numbers of all trajectories in the index, in order."""
     found: list[Sequence[Any]] = []
+    # Keys are spread evenly; room for all in every range would cost more than the search.
+    room = max(1_000, 2 * searcher.num_docs // _RANGES)
     width = 2**63 // _RANGES
     for low in range(0, 2**63, width):
         query = tantivy.Query.range_query(
             schema, "key", tantivy.FieldType.Unsigned, low, low + width, include_upper=False
         )
-        hits = searcher.search(query, max(1, searcher.num_docs), count=False).hits
+        hits = searcher.search(query, room, count=False).hits
+        if len(hits) == room:
+            hits = searcher.search(query, searcher.num_docs + 1, count=False).hits
         found.append(searcher.fast_field_values("key", [address for _, address in hits]))
     return np.unique(np.array([key for part in found for key in part], dtype=np.uint64))
 
