@@ -143,6 +143,13 @@ _NARROW = (
 )
 COLUMNS = pa.schema([(name, _TYPES[name]) for name in (*_NARROW, *_OF_TRAJECTORIES)])
 
+# What a list shows, beside the verdict.
+_LISTED = (
+    "place", "trajectory_id", "content_sha256", "query_head", "query_length", "source",
+    "rater_score", "score", "step_count", "flagged_step_count", "estimated_tokens", "model_name",
+    "ingested_at",
+)  # fmt: skip
+
 # What can be chosen from lists with counts: name in an address → column and title.
 FACETS = {
     "source": ("source", "Source"),
@@ -496,12 +503,23 @@ class Rows:
                 self._matching.popitem(last=False)
         return keys
 
+    def listed(self, recipe: str, places: Sequence[int]) -> str:
+        """The query for what a list shows of the rows of these places."""
+        # By DuckDB's own number of a row, from a subquery: it fetches these and scans no others.
+        numbers = ", ".join(str(place - 1) for place in places)
+        return (
+            f"select {', '.join(_LISTED)}, {self._verdict(recipe)} from rows "
+            f"where rowid in (select unnest([{numbers}]))"
+        )
+
+    def _verdict(self, recipe: str) -> str:
+        if not recipe:
+            return "cast(null as varchar) as reason, cast(null as boolean) as is_kept"
+        number = self.recipes.index(recipe)
+        return f"reason_{number} as reason, is_kept_{number} as is_kept"
+
     def _base(self, recipe: str) -> str:
-        if recipe:
-            number = self.recipes.index(recipe)
-            verdict = f"reason_{number} as reason, is_kept_{number} as is_kept"
-        else:
-            verdict = "cast(null as varchar) as reason, cast(null as boolean) as is_kept"
+        verdict = self._verdict(recipe)
         left_out = [f"{n}_{i}" for i in range(len(self.recipes)) for n in ("reason", "is_kept")]
         without = f" exclude ({', '.join(left_out)})" if left_out else ""
         return f"found as (select *{without}, {verdict} from rows)"
@@ -531,6 +549,7 @@ class _Asked:
         self.query = query
         self.hits = hits
         self._cursor = cursor
+        self._sheet = rows
         self._recipe = rows.recipe(query.recipe)
         self._with = rows.base(self._recipe)
         self._joins = ""
@@ -661,8 +680,7 @@ class _Asked:
         """The rows of these places, in this order."""
         if not places:
             return []
-        listed = ", ".join(map(str, places))
-        rows = self._ask(f"select * from found where place in ({listed})")
+        rows = _rows(self._cursor, self._sheet.listed(self._recipe, places), {})
         of_place = {row["place"]: row for row in rows}
         return [of_place[place] for place in places]
 
