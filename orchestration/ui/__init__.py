@@ -11,6 +11,7 @@
     overview   figures of the whole lake
 
 Everything is read from Delta tables alone, never from the database file that a build locks, and
-nothing is written but labels and the index. Texts of trajectories are untrusted: `orchestration.
-pages` makes them harmless, `guard` has the policy for what would slip through.
+nothing is written but labels, and the rows and the index, which are copies. Texts of trajectories
+are untrusted: `orchestration.pages` makes them harmless, `guard` has the policy for what would slip
+through.
 """
