@@ -46,6 +46,10 @@ COMMANDS = {
         "orchestration.report:report_command",
         "Write one HTML file with what a recipe keeps and drops, and why.",
     ),
+    "ui": (
+        "orchestration.ui.command:ui_command",
+        "Look at trajectories in a web browser: find, read, compare, label.",
+    ),
     "explain": (
         "orchestration.explain:explain_command",
         "All that is known of one trajectory, from raw bytes to plan positions.",

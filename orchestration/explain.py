@@ -259,7 +259,7 @@ def explain(connection: duckdb.DuckDBPyConnection, named: str) -> Explained:
     for name, file in manifest_files():
         try:
             export = Exported(name, file, read_manifest(file))
-            explained.exports.extend(_in_export(connection, export, row["trajectory_id"], tables))
+            explained.exports.extend(in_export(connection, export, row["trajectory_id"], tables))
         except (duckdb.Error, ConfigError) as error:
             explained.missing[f"export {name}"] = str(error).splitlines()[0]
     return explained
@@ -340,7 +340,7 @@ def _why_none(
     )
 
 
-def _in_export(
+def in_export(
     connection: duckdb.DuckDBPyConnection, export: Exported, trajectory_id: str, tables: set[str]
 ) -> list[dict[str, Any]]:
     """How often an export has a trajectory, by the plan or the pairs that its manifest names."""

@@ -161,7 +161,28 @@ def checked_filter(recipe: str | None, column: str | None, expression: str | Non
         ConfigError: the expression does not parse, is more than one, uses a column or function
             that is not listed, or is not a condition.
     """
-    check = _Check(recipe or "", column or "filter", expression or "")
+    text = expression or ""
+    return checked_condition(
+        text,
+        FILTER_COLUMNS,
+        what=f"Recipe '{recipe or ''}': the {column or 'filter'} `{text}`",
+        remedy=" Change it in dbt_project/seeds/recipes.csv.",
+    )
+
+
+def checked_condition(expression: str, columns: pa.Schema, *, what: str, remedy: str = "") -> str:
+    """Check a condition on one row and give its SQL; `checked_filter` says what is done to it.
+
+    Args:
+        expression: the condition, in DuckDB's dialect.
+        columns: what it may name.
+        what: the condition as messages call it.
+        remedy: what messages end with.
+
+    Raises:
+        ConfigError: it may not be used; the message says where the fault is.
+    """
+    check = _Check(expression, columns, what, remedy)
     tree = check.parse()
     for node in tree.walk():
         check.node(node)
@@ -179,10 +200,11 @@ def _forgiving(node: exp.Expr) -> exp.Expr:
 class _Check:
     """One filter under test; every method raises `ConfigError` with the place of the fault."""
 
-    def __init__(self, recipe: str, column: str, expression: str) -> None:
-        self._recipe = recipe
-        self._column = column
+    def __init__(self, expression: str, columns: pa.Schema, what: str, remedy: str) -> None:
         self._expression = expression
+        self._columns = columns
+        self._what = what
+        self._remedy = remedy
         self._tokens: list[Token] = []
 
     def parse(self) -> exp.Expr:
@@ -209,10 +231,10 @@ class _Check:
     def node(self, node: exp.Expr) -> None:
         """Refuse a node of the tree that is not listed."""
         if isinstance(node, exp.Column):
-            if node.table or node.name.lower() not in FILTER_COLUMNS.names:
+            if node.table or node.name.lower() not in self._columns.names:
                 self._refuse(
                     f"`{node.sql(dialect='duckdb')}` is not a column that a filter may use. "
-                    f"The columns are {', '.join(FILTER_COLUMNS.names)}",
+                    f"The columns are {', '.join(self._columns.names)}",
                     self._start(node),
                 )
         elif isinstance(node, exp.DataType):
@@ -233,7 +255,7 @@ class _Check:
 
     def binds(self, sql: str) -> None:
         """Let DuckDB check the types, on one row of nulls."""
-        nulls = pa.table([pa.nulls(1, field.type) for field in FILTER_COLUMNS], FILTER_COLUMNS)
+        nulls = pa.table([pa.nulls(1, field.type) for field in self._columns], self._columns)
         with duckdb.connect() as connection:
             connection.register("measured_trajectories", nulls)
             try:
@@ -249,10 +271,7 @@ class _Check:
         if start is not None:
             before = self._expression[:start].split("\n")
             place = f" at line {len(before)}, column {len(before[-1]) + 1}"
-        raise ConfigError(
-            f"Recipe '{self._recipe}': the {self._column} `{self._expression}` cannot be used"
-            f"{place}: {fault}. Change it in dbt_project/seeds/recipes.csv."
-        )
+        raise ConfigError(f"{self._what} cannot be used{place}: {fault}.{self._remedy}")
 
     def _start(self, node: exp.Expr) -> int | None:
         """Where a node's text begins: its own place, that of its first word, of what is in it."""

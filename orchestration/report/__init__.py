@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
+from orchestration.pages import STYLE, environment
 from orchestration.printing import AsJson, print_json
 from orchestration.report.page import Page, chosen_pairs, page
 from orchestration.report.queries import Lake
@@ -79,14 +79,10 @@ def report_command(
 
 def render(content: Page) -> str:
     """The page as HTML. Every text is escaped; only the template and its style sheet are not."""
-    environment = Environment(
-        loader=PackageLoader("orchestration.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
+    templates = environment("orchestration.report")
     # The page allows this one style sheet, by its hash, and nothing else.
-    style = environment.get_template("report.css").render()
-    return environment.get_template("report.html.jinja").render(
+    style = templates.get_template(STYLE).render()
+    return templates.get_template("report.html.jinja").render(
         page=content, style_sha256=b64encode(sha256(style.encode()).digest()).decode()
     )
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestration.report import blocks as b
-from orchestration.report.blocks import Block, Cell, Section, Table, Words
-from orchestration.report.examples import choose, told
+from orchestration.pages import blocks as b
+from orchestration.pages.blocks import Block, Cell, Section, Table, Words
+from orchestration.pages.runs import told
+from orchestration.pages.texts import Text, shown, shown_beginning
+from orchestration.report.examples import choose
 from orchestration.report.queries import FETCHED, Findings, Rows
-from orchestration.report.texts import Text, shown, shown_beginning
 
 # In the order in which a verdict is found (docs/recipes.md).
 REASONS = {
@@ -152,7 +153,8 @@ def _reasons_there(funnel: Rows) -> list[str]:
     return [reason for reason in REASONS if any(row.get(reason) for row in funnel)]
 
 
-def _funnel(findings: Findings) -> Iterable[Block]:
+def stages_of(findings: Findings) -> Iterable[Block]:
+    """From raw records to training, of all sources and of each."""
     funnel = findings.rows["funnel"]
     reasons = _reasons_there(funnel)
     yield _stages(funnel, reasons)
@@ -296,7 +298,8 @@ def _rejected(row: Mapping[str, Any]) -> tuple[Cell, ...]:
     )
 
 
-def _scores(findings: Findings) -> Iterable[Block]:
+def scores_of(findings: Findings) -> Iterable[Block]:
+    """Both scores by source, each on its own scale."""
     yield Words(
         "Two scores, never mixed. The rater's goes from 0 to 5 for every source. The "
         "environment's has a scale of its own in every source: its columns go from the lowest to "
@@ -839,9 +842,9 @@ def _examples(findings: Findings) -> Iterable[Block]:
 _SECTIONS: tuple[
     tuple[str, str, tuple[str, ...], Callable[[Findings], Iterable[Block]]], ...
 ] = (
-    ("funnel", "Funnel", ("funnel",), _funnel),
+    ("funnel", "Funnel", ("funnel",), stages_of),
     ("rejections", "What was dropped", ("rejections",), _rejections),
-    ("scores", "Scores", ("rater_scores", "rater_bins", "scores", "score_bins"), _scores),
+    ("scores", "Scores", ("rater_scores", "rater_bins", "scores", "score_bins"), scores_of),
     ("agreement", "Rater and environment", ("agreement", "agreement_cells"), _agreement),
     ("plan", "Shares, requested and realised", ("plan", "windows"), _plan),
     ("passes", "Passes", ("plan", "passes"), _passes),

@@ -23,7 +23,8 @@ from _judge_server import JudgeServer
 
 from orchestration.export.source import SOURCES
 from orchestration.model_graph import checksum, graph_text
-from orchestration.report.queries import TABLES
+from orchestration.report import queries
+from orchestration.ui import tables
 from udfs import lake
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -128,7 +129,8 @@ def test_exposures_name_what_is_read(manifest: dict[str, Any]) -> None:
         for node in manifest["exposures"].values()
     }
     assert said["export"] == {name for source in SOURCES.values() for name in source.reads}
-    assert said["report"] == set(TABLES)
+    assert said["report"] == set(queries.TABLES)
+    assert said["browser"] == set(tables.TABLES)
     assert said["training"] == {source.root for source in SOURCES.values()}
 
 

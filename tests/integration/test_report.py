@@ -8,7 +8,6 @@ its tests are skipped.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from _curation_fixtures import EVERY_SOURCE, RECIPE, Workspace, step, trajectory
+from chromium import CONTRAST, chromium, fetched, prefer
 from deltalake import write_deltalake
 
 from orchestration.report.page import REASONS
@@ -206,33 +206,7 @@ def test_what_cannot_be_reported_is_said(
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Chromium of its own, that logs what it fetches and what goes wrong."""
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    driver = shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in (
-        "--headless",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1280,1000",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-        *(["--no-sandbox"] if os.geteuid() == 0 else []),
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(
-        options=options, service=webdriver.ChromeService(executable_path=driver)
-    )
-    yield opened
-    opened.quit()
+    yield from chromium(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture
@@ -244,24 +218,10 @@ def opened(browser: Any, page: Path) -> Any:
     return browser
 
 
-def prefer(browser: Any, scheme: str) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia",
-        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
-    )
-
-
 def test_nothing_is_fetched_and_nothing_runs(opened: Any, page: Path) -> None:
     assert opened.title == "Trajlake report: default"
     assert opened.get_log("browser") == []
-    messages = [json.loads(each["message"])["message"] for each in opened.get_log("performance")]
-    fetched = {
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-        and not message["params"]["documentURL"].startswith("chrome://")  # its first tab
-    }
-    assert fetched == {page.as_uri()}
+    assert fetched(opened) == {page.as_uri()}
     assert opened.execute_script(
         "return [window.taken === undefined, document.scripts.length]"
     ) == [
@@ -332,33 +292,6 @@ def test_masked_steps_look_unlike_trained_ones(opened: Any) -> None:
     assert opened.execute_script(look, ".step.trained") == "none"
     assert "repeating-linear-gradient" in opened.execute_script(look, ".step.masked")
     assert opened.find_element("css selector", ".badge.masked").text.startswith("masked by")
-
-
-CONTRAST = """
-    const seen = [];
-    const channels = (text) => text.match(/[\\d.]+/g).map(Number);
-    const light = (colour) => {
-        const [r, g, b] = colour.map((c) => c / 255).map(
-            (c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    for (const element of document.querySelectorAll('body *')) {
-        const own = [...element.childNodes].some(
-            (node) => node.nodeType === 3 && node.textContent.trim());
-        if (!own || !element.checkVisibility() || element.closest('svg, .skip')) continue;
-        let behind = element;
-        let back = [0, 0, 0, 0];
-        while (behind && back[3] === 0) {
-            back = channels(getComputedStyle(behind).backgroundColor);
-            if (back.length === 3) back.push(1);
-            behind = behind.parentElement;
-        }
-        const pair = [light(channels(getComputedStyle(element).color)), light(back)];
-        const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
-        if (ratio < 4.5) seen.push([element.className || element.tagName, ratio]);
-    }
-    return seen;
-"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestration.report import render
-from orchestration.report.blocks import (
+from orchestration.pages.blocks import (
     beside,
     decimal,
     heat,
@@ -20,10 +19,12 @@ from orchestration.report.blocks import (
     share_text,
     stacked,
 )
-from orchestration.report.examples import choose, told
+from orchestration.pages.runs import told
+from orchestration.pages.texts import Text, pieces, shown, shown_beginning
+from orchestration.report import render
+from orchestration.report.examples import choose
 from orchestration.report.page import page
 from orchestration.report.queries import QUERIES, Findings
-from orchestration.report.texts import Text, pieces, shown, shown_beginning
 
 HOSTILE = [
     "<script>document.title = 'taken'</script>",

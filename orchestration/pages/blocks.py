@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from orchestration.report.examples import Example
-from orchestration.report.texts import Text, shown
+from orchestration.pages.runs import Example
+from orchestration.pages.texts import Text, shown
 
 # A bar's width in units of its drawing.
 WIDTH = 1000
@@ -61,7 +61,17 @@ class Heat:
     kind = "heat"
 
 
-Cell = Number | Bars | Heat | Text
+@dataclass(frozen=True)
+class Link:
+    """A text that leads to another page of the same server."""
+
+    text: Text
+    address: str
+
+    kind = "link"
+
+
+Cell = Number | Bars | Heat | Text | Link
 
 
 @dataclass(frozen=True)
