@@ -223,7 +223,15 @@ def submit(browser: Any, **fields: str) -> None:
         field = browser.find_element("id", name)
         field.clear()
         field.send_keys(value)
-    browser.find_element("css selector", "form.find button").click()
+    leave(browser, browser.find_element("css selector", "form.find button"))
+
+
+def leave(browser: Any, element: Any) -> None:
+    """Click what leads to another page, and wait until that is there."""
+    browser.execute_script("window.isOld = true")
+    element.click()
+    there = "return !window.isOld && document.readyState === 'complete'"
+    wait(lambda: browser.execute_script(there))
 
 
 def body(browser: Any) -> str:
@@ -250,14 +258,14 @@ def test_a_reader_finds_looks_compares_and_labels(
     # Find: a list, a list to choose from, a condition, full text.
     assert total(opened) == 66
     assert len(items(opened)) == 50
-    opened.find_element("link text", "next").click()
+    leave(opened, opened.find_element("link text", "next"))
     assert "51–66 of 66" in body(opened)
-    opened.find_element("link text", "first").click()
-    opened.find_element("link text", "shop").click()
+    leave(opened, opened.find_element("link text", "first"))
+    leave(opened, opened.find_element("link text", "shop"))
     assert total(opened) == 24
     submit(opened, where="score >= 0.5 and step_count = 2")
     assert 0 < total(opened) < 24
-    opened.find_element("link text", "Clear").click()
+    leave(opened, opened.find_element("link text", "Clear"))
 
     def indexed() -> bool:
         submit(opened, q='"heather moor"')
@@ -268,7 +276,7 @@ def test_a_reader_finds_looks_compares_and_labels(
     address = opened.current_url
 
     # Look: step by step, everything in its place.
-    opened.find_element("css selector", "a.item").click()
+    leave(opened, opened.find_element("css selector", "a.item"))
     text = body(opened)
     for said in (
         "Thought: I look.",
@@ -294,7 +302,7 @@ def test_a_reader_finds_looks_compares_and_labels(
     field.send_keys("3.5")
     assert opened.find_element("id", "labelled_by").get_attribute("value") == "reviewer"
     opened.find_element("id", "note").send_keys("Finds it,", Keys.ENTER, "and stops.")
-    opened.find_element("css selector", "form.label button").click()
+    leave(opened, opened.find_element("css selector", "form.label button"))
     assert "and stops." in opened.find_element("css selector", "#labels table").text
     assert opened.find_element("id", "value").get_attribute("value") == "3.5"
     opened.get(address)
@@ -303,8 +311,8 @@ def test_a_reader_finds_looks_compares_and_labels(
     assert items(opened) == ["Question 7?"]
 
     # Compare: a preference pair, from where the two runs part.
-    opened.find_element("link text", "Pairs").click()
-    opened.find_element("css selector", "td a, tbody th a").click()
+    leave(opened, opened.find_element("link text", "Pairs"))
+    leave(opened, opened.find_element("css selector", "td a, tbody th a"))
     text = body(opened)
     assert "1 step is the same in both" in text
     before, _, after = text.partition("Here they part")
@@ -323,9 +331,9 @@ def test_a_reader_finds_looks_compares_and_labels(
 
 def test_the_same_address_shows_the_same(opened: Any, server: Server) -> None:
     submit(opened, where="rater_score >= 4")
-    opened.find_element("link text", "desk").click()
+    leave(opened, opened.find_element("link text", "desk"))
     opened.find_element("id", "sort").send_keys("environment")
-    opened.find_element("css selector", "form.find button").click()
+    leave(opened, opened.find_element("css selector", "form.find button"))
     address, first = opened.current_url, items(opened)
     opened.get("about:blank")
     opened.get(address)
@@ -344,11 +352,11 @@ def test_two_tabs_do_not_overwrite_each_other(opened: Any, server: Server, lake:
     path = urlsplit(address).path + "/label"
     assert server.get(path, "POST", given, sec_fetch_site="same-origin")[0] == 303
     opened.find_element("id", "value").send_keys("5")
-    form.find_element("tag name", "button").click()
+    leave(opened, form.find_element("tag name", "button"))
     text = body(opened)
     assert "Another label came since" in text and "ben" in text
     assert opened.find_element("id", "value").get_attribute("value") == "5"  # nothing is lost
-    opened.find_element("css selector", "form.label button").click()
+    leave(opened, opened.find_element("css selector", "form.label button"))
     wanted = "select labelled_by, value from human_labels where note = 'no' or value = 5 order by 1"
     assert lake.query(wanted) == [
         {"labelled_by": "reviewer", "value": 5.0},
@@ -405,7 +413,7 @@ def test_five_megabytes_are_shown_at_both_ends_and_on_demand_as_a_whole(
     assert len(opened.page_source) < 400_000
     text = body(opened)
     assert "characters left out" in text and "the very end" in text
-    opened.find_element("css selector", ".part.action .whole").click()
+    leave(opened, opened.find_element("css selector", ".part.action .whole"))
     assert f"{len(LONG):,} characters" in body(opened)
     # All of it is there, and the page still answers at once.
     whole = (
@@ -427,7 +435,7 @@ def test_five_megabytes_are_shown_at_both_ends_and_on_demand_as_a_whole(
 def test_a_long_run_has_pages(opened: Any, server: Server, lake: Workspace) -> None:
     opened.get(f"{server.root}/trajectory/{id_of(lake, 'user_query = $$Many steps$$')}")
     assert len(opened.find_elements("css selector", ".step")) == 100
-    opened.find_element("css selector", "a[rel=next]").click()
+    leave(opened, opened.find_element("css selector", "a[rel=next]"))
     assert "Steps 101–130 of 130" in body(opened)
     assert opened.find_element("id", "step-130")
 
