@@ -19,7 +19,7 @@ build: $(VENV)/build ## set up, run the main job on raw/, export, and say what c
 	trajlake summary
 
 test: $(VENV)/test ## set up with torch and run every test, a file a core
-	pytest --numprocesses auto --dist loadfile
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 train: $(VENV)/test build ## train a tiny model on the export, on the CPU
 	accelerate launch -m train.sft --config train/configs/tiny.yaml

@@ -77,7 +77,7 @@ def labelled_contents(tables: Tables) -> list[str]:
 
 
 def values_of(tables: Tables, contents: Iterable[str]) -> dict[str, str]:
-    """Conversation → what people say of it, such as `ada 4, ben 3.5`."""
+    """Conversation → what people say of it, such as `first 4, second 3.5`."""
     with tables.reader() as reader:
         if "human_labels" not in reader.state.versions:
             return {}
