@@ -177,7 +177,7 @@ def _(alt, ask):
         select source, count(*) as runs, corr(by_environment, by_rater) as rank_correlation
         from ranked
         group by source
-        having count(*) >= 5
+        having count(*) >= 5 and isfinite(rank_correlation)  -- none where all have one score
         order by runs desc
     """)
     alt.Chart(agreement, width=560).mark_circle(size=120).encode(

@@ -359,8 +359,8 @@ def test_two_tabs_do_not_overwrite_each_other(opened: Any, server: Server, lake:
     leave(opened, opened.find_element("css selector", "form.label button"))
     wanted = "select labelled_by, value from human_labels where note = 'no' or value = 5 order by 1"
     assert lake.query(wanted) == [
-        {"labelled_by": "reviewer", "value": 5.0},
         {"labelled_by": "ben", "value": 1.0},
+        {"labelled_by": "reviewer", "value": 5.0},
     ]
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def test_a_command_that_refuses_is_not_tried_again(line: str) -> None:
     assert failed.value.is_refusal
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where a shell has started us in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_command_ends_with_us_and_so_does_what_it_started(tmp_path: Path) -> None:
     """As `accelerate launch`, which has training as a process of its own."""
     told = tmp_path / "told"
