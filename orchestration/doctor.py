@@ -573,6 +573,5 @@ def _print(console: Console, findings: list[Finding], problems: int) -> None:
             found.append(f"\n→ {finding.remedy}")
         shown.add_row(finding.check, words[finding.status], found)
     console.print(shown)
-    console.print(
-        "Nothing is wrong." if not problems else f"{problems} problem{'s'[: problems > 1]}."
-    )
+    counted = f"{problems} problem." if problems == 1 else f"{problems} problems."
+    console.print(counted if problems else "Nothing is wrong.")

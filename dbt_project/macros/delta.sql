@@ -53,7 +53,7 @@ def materialize(result, connection):
     )
         {%- endcall -%}
     {%- elif not is_pinned -%}
-        {%- if is_delta_incremental() -%}
+        {%- if load_cached_relation(this) is none and is_delta_incremental() -%}
             {#- Models that add to their table read it by its view, and the file of views may have
             been deleted. Outside of a transaction, because the plugin has a cursor of its own. -#}
             {%- call statement("own_view", auto_begin=false) -%}

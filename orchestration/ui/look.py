@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import zip_longest
@@ -402,10 +402,7 @@ def _table(
     links: Sequence[str] = (),
 ) -> Iterator[Block]:
     """The answer to a question of `explain` as a table; a sentence where there is none."""
-    notes: list[str] = []
-    rows = _asked(reader, notes, question, row)
-    for note in notes:
-        yield Words(note, is_warning=True)
+    rows = yield from _answer(reader, question, row)
     if rows is None:
         return
     if not rows:
@@ -423,6 +420,15 @@ def _table(
         cells.append(tuple(line))
     more = f": {_LISTED} of {len(rows):,}" if len(rows) > _LISTED else ""
     yield Table(f"{caption}{more}", tuple(columns.values()), tuple(cells))
+
+
+def _answer(reader: Reader, question: str, row: Row) -> Generator[Block, None, list[Row] | None]:
+    """The rows of a question of `explain`; None, and a sentence, where it cannot be asked."""
+    notes: list[str] = []
+    rows = _asked(reader, notes, question, row)
+    for note in notes:
+        yield Words(note, is_warning=True)
+    return rows
 
 
 def _cell(value: object) -> b.Cell:
@@ -505,10 +511,7 @@ def _overlap(reader: Reader, row: Row) -> Iterator[Block]:
 
 
 def _personal(reader: Reader, row: Row) -> Iterator[Block]:
-    notes: list[str] = []
-    found = _asked(reader, notes, "personal_data", row)
-    for note in notes:
-        yield Words(note, is_warning=True)
+    found = yield from _answer(reader, "personal_data", row)
     findings = [each for of in found or () for each in of.get("findings") or ()]
     if found is not None and not findings:
         yield Words("Nothing was found that looks like personal data or a secret.")
@@ -539,10 +542,7 @@ def _plan(reader: Reader, row: Row) -> Iterator[Block]:
 
 
 def _pairs(reader: Reader, row: Row) -> Iterator[Block]:
-    notes: list[str] = []
-    rows = _asked(reader, notes, "preference_pairs", row)
-    for note in notes:
-        yield Words(note, is_warning=True)
+    rows = yield from _answer(reader, "preference_pairs", row)
     if rows is None:
         return
     if not rows:
