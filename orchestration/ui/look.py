@@ -579,7 +579,8 @@ def _pairs(reader: Reader, row: Row) -> Iterator[Block]:
 def _training(reader: Reader, row: Row) -> Iterator[Block]:
     yield from _table(
         reader, row, "training_lineage", "Training runs that saw it",
-        {"run": "run", "status": "status", "recipe": "recipe", "steps": "steps that saw it",
+        {"run": "run", "status": "status", "recipe": "recipe", "side": "side of a pair",
+         "steps": "steps that saw it",
          "first_steps": "the first of them", "first_loss": "loss at first",
          "last_loss": "loss at last"},
         "No training run has seen it.",
