@@ -45,21 +45,20 @@ class Seen:
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
-        self._steps: list[tuple[Share, Tensor]] = []
+        self._steps: list[tuple[int, pa.RecordBatch, Tensor]] = []
 
     def add(self, share: Share, segment_nll: Tensor) -> None:
         """One step: the rank's share, and Σ(w·nll) of its batches' segments."""
-        self._steps.append((share, segment_nll))
+        self._steps.append((share.step, share.segments, segment_nll))  # and none of its tokens
 
     def take(self) -> pa.Table:
         """Everything since the last time, in `SEGMENT_SCHEMA`."""
         tables = [SEGMENT_SCHEMA.empty_table()]
-        for share, losses in self._steps:
-            segments = share.segments
+        for step, segments, losses in self._steps:
             # Blank rows come last, and are nobody's.
             nll = losses[: segments.num_rows].double().cpu().numpy()
             columns = {name: pa.nulls(segments.num_rows) for name in SEGMENT_SCHEMA.names} | {
-                "step": pa.repeat(pa.scalar(share.step, pa.int64()), segments.num_rows),
+                "step": pa.repeat(pa.scalar(step, pa.int64()), segments.num_rows),
                 "rank": pa.repeat(pa.scalar(self._rank, pa.int32()), segments.num_rows),
                 **{name: segments.column(name) for name in segments.schema.names},
                 "nll": pa.array(nll),

@@ -8,13 +8,13 @@ and by nothing else: not by the length of its sample, not by the rank or micro-b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
+
+from train.engine import Engine
 
 # What `preference_losses` gives beside the loss, in order.
 REWARDS = ("reward_accuracy", "chosen_reward", "rejected_reward", "reward_margin")
@@ -145,8 +145,7 @@ def preference_losses(
 
 
 def accumulate_gradients(
-    accelerator: Accelerator,
-    model: nn.Module,
+    engine: Engine,
     batches: Sequence[dict[str, Tensor]],
     size: float,
     measure: Measure = weighted_nll,
@@ -159,21 +158,22 @@ def accumulate_gradients(
         size: what the sum over all ranks is divided by, > 0: Σw, or the number of pairs.
         measure: what is summed.
 
-    Data-parallel training averages gradients over the ranks, where a sum is needed: hence the
-    factor of the world size. Ranks exchange gradients once, at the last batch.
+    Engines average gradients over the ranks, where a sum is needed: hence the factor of the world
+    size.
 
     Returns:
         This rank's part of the loss, divided by `size`; the segments of all its batches; the sums.
     """
+    accelerator = engine.accelerator
     segments: list[Tensor] = []
     sums: list[Tensor] = []
     loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for number, batch in enumerate(batches, start=1):
         on_device = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        with accelerator.no_sync(model) if number < len(batches) else nullcontext():
-            measured = measure(model, on_device)
+        with engine.part(is_last=number == len(batches)):
+            measured = measure(engine.model, on_device)
             part = measured.loss / size
-            accelerator.backward(part * accelerator.num_processes)
+            engine.backward(part * accelerator.num_processes)
         loss += part.detach()
         segments.append(measured.segment_nll)
         sums.append(measured.sums)

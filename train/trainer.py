@@ -24,7 +24,6 @@ from typing import Any, Self
 from uuid import uuid4
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from deltalake.exceptions import DeltaError
 from transformers import get_scheduler
@@ -32,6 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from train.config import MAY_CHANGE_ON_RESUME, Settings, changed_keys, load_settings
 from train.data import Share, shares
+from train.engine import device_of_weights, make_accelerator, make_engine
 from train.lineage import Seen, save, tell_lake
 from train.loss import accumulate_gradients
 from train.model import (
@@ -45,7 +45,6 @@ from train.model import (
 from train.objectives import make_objective
 from train.prepare import Preparation, open_export, summary
 from train.run import RunFolder, copy_model, load_state, save_model
-from train.sharding import check_strategy, restore_optimizer, whole_model, whole_optimizer
 from train.tiny import make_tiny_model
 from train.tokenizer import load_tokenizer, tokenizer_sha256
 from train.tracking import check_trackers, start_trackers, track
@@ -71,11 +70,7 @@ class Trainer:
     def __init__(self, settings: Settings, resume: Path | None = None) -> None:
         self.settings = settings
         check_trackers(settings.trackers)
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
-            log_with=list(settings.trackers) or None,
-            project_dir=settings.output,
-        )
+        self.accelerator = make_accelerator(settings)
         self._check_launch()
         self.run = RunFolder(resume or settings.output / self._run_name())
         if not resume:
@@ -115,7 +110,7 @@ class Trainer:
         self.evals = Evals()
         self._load(checkpoint)
         self.objective.begin(
-            self.accelerator, self.model, self.run if checkpoint else None, self._shares
+            self.accelerator, self.engine.model, self.run if checkpoint else None, self._shares
         )
         self._open_run(is_new=checkpoint is None)
         start_trackers(self.accelerator, settings, self.run.path, first_step=self.step + 1)
@@ -138,7 +133,6 @@ class Trainer:
                 f"process(es) in micro-batches of {settings.micro_batch_size}: it must be a "
                 f"multiple of {processes * settings.micro_batch_size}"
             )
-        check_strategy(self.accelerator, settings.optimizer)
 
     def _run_name(self) -> str:
         """The configured name, or one from the time of start, the same on every rank."""
@@ -171,8 +165,7 @@ class Trainer:
             # What autocast leaves in float32, on a GPU, may be multiplied as TF32.
             torch.backends.cuda.matmul.allow_tf32 = True
         torch.manual_seed(settings.seed)  # every rank draws the same first adapter
-        device = None if self.accelerator.is_fsdp2 else self.accelerator.device
-        model = load_model(settings, device, checkpoint)
+        model = load_model(settings, device_of_weights(self.accelerator), checkpoint)
         self.footprint = footprint(model)
         optimizer = make_optimizer(settings, model)
         self.scheduler = get_scheduler(
@@ -182,12 +175,12 @@ class Trainer:
             num_training_steps=self.total_steps,
         )
         # The scheduler stays ours: a prepared one takes `world_size` steps at a time.
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.engine = make_engine(self.accelerator, model, optimizer, settings)
         if settings.packing != "none":
-            check_packing(self.model)
+            check_packing(self.engine.model)
         if checkpoint:
             state = load_state(checkpoint)
-            restore_optimizer(self.model, optimizer, state["optimizer"])
+            self.engine.restore(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.step = state["step"]
             self.totals.update(state["totals"])
@@ -260,7 +253,8 @@ class Trainer:
             self._finish()
         # DDP's reducer must go while the process group still lives: as the group's last owner it
         # would wait, holding the GIL, for gloo threads that need the GIL to end (torch 2.13).
-        self.model, self.optimizer = self.accelerator.free_memory(self.model, self.optimizer)
+        del self.engine
+        self.accelerator.free_memory()
         self.accelerator.end_training()
 
     def _take_steps(self, stop: StopSignal) -> bool:
@@ -317,21 +311,15 @@ class Trainer:
         torch.manual_seed(self.settings.seed + share.first_row + self.accelerator.process_index)
         learning_rate = self.scheduler.get_last_lr()[0]
         size = numbers.pop("size")
-        mine = accumulate_gradients(
-            self.accelerator, self.model, share.batches, size, self.objective.measure
-        )
+        mine = accumulate_gradients(self.engine, share.batches, size, self.objective.measure)
         loss = float(self.accelerator.reduce(mine.loss, "sum"))
-        norm = float(
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-        )
+        norm = self.engine.step()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"loss {loss}, gradient norm {norm} at step {share.step} (rows {share.first_row} "
                 f"to {share.next_row - 1}). Try a lower learning_rate, or a longer warm-up; the "
                 "last checkpoint is kept."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         self.scheduler.step()
         self.step = share.step
         self.seen.add(share, mine.segment_nll)
@@ -353,8 +341,8 @@ class Trainer:
 
     def _save_checkpoint(self, status: str = "running") -> None:
         self._save_lineage()
-        weights = whole_model(self.model)
-        optimizer = whole_optimizer(self.model, self.optimizer.optimizer)
+        weights = self.engine.weights()
+        optimizer = self.engine.optimizer_state()
         if self.accelerator.is_main_process:
             state = {
                 "step": self.step,
@@ -364,8 +352,7 @@ class Trainer:
                 "evals": asdict(self.evals),
             }
             keep = self.evals.best["step"] if self._keeps_best and self.evals.best else None
-            model = self.accelerator.unwrap_model(self.model)
-            self.run.save_checkpoint(self.step, model, weights, state, keep)
+            self.run.save_checkpoint(self.step, self.engine.module, weights, state, keep)
             self._write_manifest(status)
             self._tell_lake()
         self.accelerator.wait_for_everyone()
@@ -429,11 +416,11 @@ class Trainer:
 
     def _save_result(self, best_step: int | None = None) -> None:
         """Write the model as it is now, or as it was at a step that has a checkpoint."""
-        weights = whole_model(self.model) if best_step is None else {}
+        weights = self.engine.weights() if best_step is None else {}
         if self.accelerator.is_main_process:
             with atomic_folder(self._result) as staging:
                 if best_step is None:
-                    save_model(self.accelerator.unwrap_model(self.model), weights, staging)
+                    save_model(self.engine.module, weights, staging)
                 else:
                     copy_model(self.run.checkpoint(best_step), staging)
                 self.tokenizer.save_pretrained(staging)
@@ -446,12 +433,12 @@ class Trainer:
         counts: Counter[str] = Counter()
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         sums = total.new_zeros(len(self.objective.sums))
-        with evaluation_mode(self.model):
+        with evaluation_mode(self.engine.model):
             for share in self._shares("eval", 0):
                 share = self.objective.complete(share, "eval")
                 for batch in share.batches:
                     measured = self.objective.measure(
-                        self.model,
+                        self.engine.model,
                         {name: tensor.to(total.device) for name, tensor in batch.items()},
                     )
                     total += measured.loss

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="the training extra is not installed")
 pytest.importorskip("transformers", reason="the training extra is not installed")
 
 import torch
-from accelerate import Accelerator
+from train_engine import engine_of
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from train.data import Row, collate
@@ -73,7 +73,7 @@ def by_hand(model: LlamaForCausalLM, rows: Sequence[tuple[list[int], list[float]
 def gradients(model: LlamaForCausalLM, batches: Sequence[Batch]) -> tuple[float, torch.Tensor]:
     model.zero_grad()
     weight = total_weight(batches)
-    loss = accumulate_gradients(Accelerator(cpu=True), model, batches, weight).loss
+    loss = accumulate_gradients(engine_of(model), batches, weight).loss
     found = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return float(loss), torch.cat(found)
 

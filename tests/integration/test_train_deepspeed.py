@@ -1,0 +1,196 @@
+"""`train.sft` under DeepSpeed's ZeRO, in two processes on CPU, beside data parallelism."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the training extra is not installed")
+pytest.importorskip("bitsandbytes", reason="the training extra is not installed")
+pytest.importorskip("mistral_common", reason="the training extra is not installed")
+pytest.importorskip("deepspeed", reason="the extra deepspeed is not installed")
+
+import torch
+from train_export import react_sample, tool_sample, write_export
+from train_runs import (
+    launch,
+    manifest_of,
+    metrics_of,
+    optimizer_state,
+    places,
+    result_of,
+    when_steps_are_done,
+)
+from transformers import AutoModelForCausalLM
+
+from train import sft
+
+ROOT = Path(__file__).parents[2]
+PLAIN = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "train.sft"]
+STEPS = 4
+
+
+LAUNCH = ["accelerate", "launch", "--num_processes", "2"]
+SCRIPT = ["tests/deepspeed_on_cpu.py", "train.sft"]
+
+
+def zero(stage: int) -> list[str]:
+    config = ["--config_file", "train/accelerate/zero2.yaml", "--zero_stage", str(stage)]
+    return [*LAUNCH, *config, *SCRIPT]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an export of 24 rows."""
+    home = tmp_path_factory.mktemp("home")
+    samples = [(react_sample if i % 2 else tool_sample)(i, weight=1 + i % 3) for i in range(24)]
+    write_export(home / "exports" / "default", samples, [react_sample(i) for i in range(900, 903)])
+    return home
+
+
+@pytest.fixture(autouse=True)
+def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name, value in places(home).items():
+        monkeypatch.setenv(name, value)
+    torch.set_num_threads(1)
+
+
+def settings(home: Path, run: str, method: str, *more: str) -> list[str]:
+    """The command line of a short run, with two micro-batches a step in each of two processes."""
+    values = [
+        f"run={run}",
+        f"output={home / 'runs'}",
+        f"model.path={home / 'tiny-model'}",
+        f"method={method}",
+        f"max_steps={STEPS}",
+        "max_length=600",
+        "global_batch_size=4",
+        "micro_batch_size=1",
+        "checkpoint_every=2",
+        *more,
+    ]
+    arguments = ["--config", "train/configs/tiny.yaml"]
+    return [*arguments, *(part for value in values for part in ("--set", value))]
+
+
+def run_to_its_end(launcher: list[str], arguments: list[str]) -> None:
+    done = launch(launcher, arguments, module=[])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(home: Path) -> dict[str, Path]:
+    """Uninterrupted runs in two processes, by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        for name, value in places(home).items():
+            patch.setenv(name, value)
+        for method in ("qlora", "full"):
+            run_to_its_end(PLAIN, settings(home, f"plain-{method}", method))
+        for stage, method in ((2, "qlora"), (3, "full")):
+            run_to_its_end(zero(stage), settings(home, f"zero{stage}", method))
+    return {run.name: run for run in (home / "runs").iterdir()}
+
+
+def is_close(one: Path, other: Path) -> None:
+    """The same numbers but for the order in which they were added."""
+    for name in ("loss", "gradient_norm"):
+        assert [m[name] for m in metrics_of(one)] == pytest.approx(
+            [m[name] for m in metrics_of(other)], rel=1e-4
+        )
+    expected = result_of(other)
+    found = result_of(one)
+    assert found.keys() == expected.keys()
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("run", "plain"), [("zero2", "plain-qlora"), ("zero3", "plain-full")])
+def test_zero_trains_as_data_parallelism_does(runs: dict[str, Path], run: str, plain: str) -> None:
+    ours, theirs = runs[run], runs[plain]
+
+    assert manifest_of(ours)["sessions"][0]["distributed"] == "DEEPSPEED"
+    is_close(ours, theirs)
+    assert manifest_of(ours)["eval"]["loss"] == pytest.approx(
+        manifest_of(theirs)["eval"]["loss"], rel=1e-4
+    )
+    state, expected = optimizer_state(ours), optimizer_state(theirs)
+    assert state.keys() == expected.keys()
+    for name, moments in state.items():
+        assert moments["step"] == STEPS
+        torch.testing.assert_close(
+            moments["exp_avg"], expected[name]["exp_avg"], rtol=1e-2, atol=1e-4
+        )
+
+
+def test_what_was_cut_in_parts_is_a_whole_model(runs: dict[str, Path]) -> None:
+    AutoModelForCausalLM.from_pretrained(runs["zero3"] / "model")
+
+
+@pytest.fixture(scope="module", params=[(2, "qlora"), (3, "full")], ids=["zero2", "zero3"])
+def stopped(home: Path, runs: dict[str, Path], request: pytest.FixtureRequest) -> tuple[int, Path]:
+    """ZeRO's stage, and a run that a signal stopped after a step."""
+    stage, method = request.param
+    run = home / "runs" / f"stopped{stage}"
+    tools = Path(sys.executable).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        for name, value in places(home).items():
+            patch.setenv(name, value)
+        launcher = zero(stage)
+        process = subprocess.Popen(
+            [tools / launcher[0], *launcher[1:], *settings(home, run.name, method)]
+        )
+        watcher = when_steps_are_done(run, 1, process.terminate)
+        process.wait(timeout=180)
+        watcher.join()
+    assert manifest_of(run)["status"] == "stopped"
+    return stage, run
+
+
+def test_a_run_goes_on_bit_by_bit(stopped: tuple[int, Path], runs: dict[str, Path]) -> None:
+    stage, before = stopped
+    run = shutil.copytree(before, before.with_name(f"again{stage}"))
+
+    run_to_its_end(zero(stage), ["--resume", str(run)])
+
+    ours, theirs = result_of(run), result_of(runs[f"zero{stage}"])
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_goes_on_in_one_process(stopped: tuple[int, Path], runs: dict[str, Path]) -> None:
+    stage, before = stopped
+    run = shutil.copytree(before, before.with_name(f"alone{stage}"))
+
+    assert sft.main(["--resume", str(run)]) == 0
+
+    assert [s["distributed"] for s in manifest_of(run)["sessions"]] == ["DEEPSPEED", "NO"]
+    is_close(run, runs[f"zero{stage}"])
+
+
+def test_what_zero_cannot_divide_is_refused(home: Path) -> None:
+    done = launch(zero(3), settings(home, "none", "qlora"), module=[])
+
+    assert done.returncode != 0
+    assert "ZeRO's stage 3 does not divide weights of 4 bits" in done.stderr
+    assert not (home / "runs" / "none").exists()
+
+
+def test_a_config_that_says_what_the_settings_say_is_refused(home: Path, tmp_path: Path) -> None:
+    config = tmp_path / "zero.json"
+    config.write_text(
+        '{"zero_optimization": {"stage": 0}, "optimizer": {"type": "Adam"}, '
+        '"bf16": {"enabled": true}, "train_micro_batch_size_per_gpu": 1}'
+    )
+    launcher = [*LAUNCH, "--use_deepspeed", "--deepspeed_config_file", str(config), *SCRIPT]
+
+    done = launch(launcher, settings(home, "none", "full"), module=[])
+
+    assert done.returncode != 0
+    said = "has a section 'optimizer' and switches bf16 on and asks for ZeRO's stage 0"
+    assert said in done.stderr
