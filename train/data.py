@@ -369,21 +369,21 @@ class Prepared:
         )[column]
 
     def verify(self) -> None:
-        """Compare every shard with its checksum.
+        """Compare every file with its checksum.
 
         Raises:
-            TrainingError: a shard is missing or is not what `prepared.json` says.
+            TrainingError: a file is missing or is not what `prepared.json` says.
         """
-        for shard in self.manifest["shards"]:
-            file = self.folder / shard["path"]
+        for listed in self.manifest["files"]:
+            file = self.folder / listed["path"]
             try:
                 found = file_sha256(file)
             except OSError as error:
                 found = str(error)
-            if found != shard["sha256"]:
+            if found != listed["sha256"]:
                 raise TrainingError(
-                    f"{file} is not the shard that {self.folder / 'prepared.json'} lists: sha256 "
-                    f"{found}, expected {shard['sha256']}. Delete {self.folder} and prepare again."
+                    f"{file} is not the file that {self.folder / 'prepared.json'} lists: sha256 "
+                    f"{found}, expected {listed['sha256']}. Delete {self.folder} and prepare again."
                 )
 
     def row(self, split: str, number: int) -> Row:

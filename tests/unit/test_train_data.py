@@ -194,17 +194,18 @@ def test_a_missing_folder_says_how_to_prepare_one(tmp_path: Path) -> None:
         Prepared(tmp_path / "some-0")
 
 
-def test_a_changed_row_is_noticed(prepare: Prepare) -> None:
+@pytest.mark.parametrize("name", ["train-00000.arrow", "rows.parquet"])
+def test_a_changed_file_is_noticed(prepare: Prepare, name: str) -> None:
     prepared = prepare(rows(5))
     prepared.verify()
-    shard = prepared.folder / "train-00000.arrow"
-    content = bytearray(shard.read_bytes())
+    file = prepared.folder / name
+    content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    file.write_bytes(content)
 
-    with pytest.raises(TrainingError, match=r"train-00000\.arrow is not the shard"):
+    with pytest.raises(TrainingError, match=rf"{name} is not the file .* prepare again"):
         prepared.verify()
-    shard.unlink()
+    file.unlink()
     with pytest.raises(TrainingError, match="No such file"):
         prepared.verify()
 
