@@ -53,6 +53,7 @@ PAIR_SCHEMA = pa.schema(
         ("tools", pa.string()),
         ("chosen_loss_flags", pa.list_(pa.bool_())),
         ("rejected_loss_flags", pa.list_(pa.bool_())),
+        ("weight", pa.float64()),
     ]
 )
 
@@ -173,7 +174,7 @@ def write_export(
     (folder / "data").mkdir(parents=True)
     for split, samples in (("train", list(train)), ("eval", list(evaluation))):
         rows = [
-            {"position": position, "epoch": 1, "source": "test", **sample}
+            {"position": position, "epoch": 1, "source": "test", "weight": 1.0, **sample}
             for position, sample in enumerate(samples)
         ]
         parts = [rows[i : i + rows_per_shard] for i in range(0, len(rows), rows_per_shard)]

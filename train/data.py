@@ -28,7 +28,7 @@ from udfs.errors import TrainingError
 
 _COLUMNS = ["position", "trajectory_id", "messages", "tools", "loss_flags", "weight"]
 SIDES = ("chosen", "rejected")
-_PAIR_COLUMNS = ["position", "pair_id", "prompt", "tools"] + [
+_PAIR_COLUMNS = ["position", "pair_id", "prompt", "tools", "weight"] + [
     f"{side}{what}" for side in SIDES for what in ("_id", "", "_loss_flags")
 ]
 
@@ -68,7 +68,7 @@ class Sample:
 class Pair:
     """One row of an export of pairs: two samples with the same messages before they part.
 
-    Only what the agent wrote after that is flagged for loss. Weights are 1.
+    Only what the agent wrote after that is flagged for loss. The weight of both is the pair's.
     """
 
     position: int
@@ -116,7 +116,12 @@ class Row:
 
     @property
     def token_weight(self) -> NDArray[np.float32]:
-        """[T]: the sample's weight where there is loss, else 0."""
+        """[T]: where there is loss the sample's weight, of a pair 1; else 0.
+
+        A pair's weight is a factor of its loss, which is no sum over tokens.
+        """
+        if self.pair_id is not None:
+            return self.loss_mask.astype(np.float32)
         return np.where(self.loss_mask, np.repeat(self.weights, self.lengths), np.float32(0))
 
     @property
@@ -132,7 +137,8 @@ class Share:
     `batches` have the same count on every rank, and are as `collate` makes them; of pairs, each
     side is a row of its own, the rejected one after the chosen one. `counts` has this rank's `rows`
     (blank ones are none), `segments`, `tokens` (padding is none) and `trained_tokens`. `segments`
-    has one line for each of these, in order: its row and place there, where it is from, and Σw.
+    has one line for each of these, in order: its row and place there, where it is from, and Σw; of
+    pairs also which side of which pair it is, and the pair's weight.
     """
 
     step: int  # from 1
@@ -219,7 +225,8 @@ class Export:
         """The split's samples at positions `start` to `stop` - 1, a row group at a time.
 
         Raises:
-            TrainingError: the positions are not 0, 1, 2 …, or a row cannot be a sample.
+            TrainingError: a column is missing, the positions are not 0, 1, 2 …, or a row cannot be
+                a sample.
         """
         for row, position, file in self._rows(_COLUMNS, split, start, stop):
             yield _sample(row, position, file)
@@ -228,7 +235,8 @@ class Export:
         """The split's pairs at positions `start` to `stop` - 1, a row group at a time.
 
         Raises:
-            TrainingError: the positions are not 0, 1, 2 …, or a row cannot be a pair.
+            TrainingError: a column is missing, the positions are not 0, 1, 2 …, or a row cannot be
+                a pair.
         """
         for row, position, file in self._rows(_PAIR_COLUMNS, split, start, stop):
             chosen, rejected = (_sample(_side(row, side), position, file) for side in SIDES)
@@ -245,6 +253,9 @@ class Export:
                 continue
             path = self.folder / shard["path"]
             with pq.ParquetFile(path) as file:
+                missing = [name for name in columns if name not in file.schema_arrow.names]
+                if missing:
+                    raise TrainingError(f"{path} has no column {', '.join(missing)}. Export again.")
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
                     begin, end = max(start - first, 0), min(stop - first, rows)
@@ -266,7 +277,7 @@ def _side(row: dict[str, Any], side: str) -> dict[str, Any]:
         "messages": row["prompt"] + row[side],
         "tools": row["tools"],
         "loss_flags": [False] * len(row["prompt"]) + row[f"{side}_loss_flags"],
-        "weight": 1.0,
+        "weight": row["weight"],
     }
 
 
@@ -369,21 +380,21 @@ class Prepared:
         )[column]
 
     def verify(self) -> None:
-        """Compare every shard with its checksum.
+        """Compare every file with its checksum.
 
         Raises:
-            TrainingError: a shard is missing or is not what `prepared.json` says.
+            TrainingError: a file is missing or is not what `prepared.json` says.
         """
-        for shard in self.manifest["shards"]:
-            file = self.folder / shard["path"]
+        for listed in self.manifest["files"]:
+            file = self.folder / listed["path"]
             try:
                 found = file_sha256(file)
             except OSError as error:
                 found = str(error)
-            if found != shard["sha256"]:
+            if found != listed["sha256"]:
                 raise TrainingError(
-                    f"{file} is not the shard that {self.folder / 'prepared.json'} lists: sha256 "
-                    f"{found}, expected {shard['sha256']}. Delete {self.folder} and prepare again."
+                    f"{file} is not the file that {self.folder / 'prepared.json'} lists: sha256 "
+                    f"{found}, expected {listed['sha256']}. Delete {self.folder} and prepare again."
                 )
 
     def row(self, split: str, number: int) -> Row:
@@ -455,7 +466,7 @@ def shares(
             "tokens": sum(len(row.input_ids) for row in rows),
             "trained_tokens": sum(int(row.loss_mask.sum()) for row in rows),
         }
-        segments = _segments(rows)
+        segments = _segments(rows, prepared.is_of_pairs)
         blank = blank_row(pad_id, segments=len(SIDES) if prepared.is_of_pairs else 1)
         rows += [blank] * (per_rank - len(rows))
         micro = [rows[i : i + micro_batch_size] for i in range(0, len(rows), micro_batch_size)]
@@ -471,7 +482,7 @@ def shares(
         )
 
 
-def _segments(rows: Sequence[Row]) -> pa.RecordBatch:
+def _segments(rows: Sequence[Row], is_of_pairs: bool) -> pa.RecordBatch:
     sizes = [len(row.lengths) for row in rows]
     starts = [np.cumsum(row.lengths) - row.lengths for row in rows]
     of_segments = [
@@ -479,7 +490,7 @@ def _segments(rows: Sequence[Row]) -> pa.RecordBatch:
         for row, at in zip(rows, starts, strict=True)
     ]
     trained = np.concatenate([np.zeros(0, np.int64), *(counts for counts, _ in of_segments)])
-    weights = np.concatenate([np.zeros(0, np.float32), *(row.weights for row in rows)])
+    weights = np.concatenate([np.zeros(0), *(row.weights for row in rows)])
     columns = {
         "row": pa.array(np.repeat([row.number for row in rows], sizes).astype(np.int64)),
         "segment": pa.array([i for size in sizes for i in range(size)], pa.int32()),
@@ -487,12 +498,12 @@ def _segments(rows: Sequence[Row]) -> pa.RecordBatch:
         "part": pa.array([p for row in rows for p in row.parts], pa.int32()),
         "trajectory_id": pa.array([i for row in rows for i in row.trajectory_ids], pa.string()),
         "trained_tokens": pa.array(trained),
-        "weight": pa.array(trained * weights.astype(np.float64)),
+        "weight": pa.array(trained.astype(np.float64) if is_of_pairs else trained * weights),
     }
-    if any(row.pair_id is not None for row in rows):
-        of_pairs = [(row.pair_id, side) for row in rows for side in SIDES]
-        for place, name in enumerate(("pair_id", "side")):
-            columns[name] = pa.array([each[place] for each in of_pairs], pa.string())
+    if is_of_pairs:
+        columns["pair_id"] = pa.array([row.pair_id for row in rows for _ in SIDES], pa.string())
+        columns["side"] = pa.array([side for _ in rows for side in SIDES], pa.string())
+        columns["pair_weight"] = pa.array(weights)
     return pa.RecordBatch.from_pydict(columns)
 
 

@@ -1,14 +1,15 @@
 """The losses of one optimiser step, over its global batch, wherever its parts were computed.
 
-Supervised: Σ(w·nll)/Σw over tokens. Of pairs: the mean over pairs of `preference_losses`. The sums
-run over the global batch, across accumulation and ranks, so a token (a pair) counts by its weight
-and by nothing else: not by the length of its sample, not by the rank or micro-batch it fell into.
+Supervised: Σ(w·nll)/Σw over tokens. Of pairs: Σ(w·loss)/Σw over `preference_losses`. The sums run
+over the global batch, across accumulation and ranks, so a token (a pair) counts by its weight and
+by nothing else: not by the length of its sample, not by the rank or micro-batch it fell into.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,25 @@ def segment_nll(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Ten
     return by_segment(losses.double(), columns, batch), by_segment(weight.double(), columns, batch)
 
 
+def weighted_preference(model: nn.Module, batch: dict[str, Tensor], **options: Any) -> Measured:
+    """Σ(w·loss) over the pairs of one batch, and Σ(w·reward) for each of `REWARDS`.
+
+    Args:
+        model: as for `token_losses`.
+        batch: what `token_losses` takes, two segments a pair; `reference_nll` and `pair_weight` [S]
+            float64. Pairs of weight 0 fill up.
+        options: of `preference_losses`.
+    """
+    nll, tokens = segment_nll(model, batch)
+    losses, rewards = preference_losses(
+        *(each.view(-1, 2) for each in (nll, batch["reference_nll"], tokens)), **options
+    )
+    weight = batch["pair_weight"][::2]
+    return Measured(
+        (weight * losses).sum(), nll.detach(), (weight.unsqueeze(1) * rewards).sum(dim=0)
+    )
+
+
 def preference_losses(
     nll: Tensor,
     reference_nll: Tensor,
@@ -118,7 +138,7 @@ def preference_losses(
     Args:
         nll: of both sides of P pairs [P, 2], chosen first: minus the sum of log p.
         reference_nll: the same of the reference.
-        tokens: how many carry loss [P, 2], > 0.
+        tokens: how many carry loss [P, 2].
         label_smoothing: how likely it is that a pair is the wrong way round (conservative DPO,
             Mitchell 2023): the loss is a mean of both ways. It has a minimum, where the plain one
             pulls the sides apart for ever.
@@ -131,9 +151,8 @@ def preference_losses(
 
     Returns:
         The losses [P], and for each pair the values of `REWARDS` [P, 4]: whether the chosen reward
-        is the higher one, both rewards, and their difference. Zeros where a pair has no token.
+        is the higher one, both rewards, and their difference. Finite where a pair has no token.
     """
-    is_real = tokens[:, 0] > 0
     tokens = tokens.clamp(min=1)
     gain = reference_nll - nll
     rewards = beta * (gain / tokens if length_normalised else gain)
@@ -141,7 +160,7 @@ def preference_losses(
     losses = -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
     losses = losses + sft_weight * nll[:, 0] / tokens[:, 0]
     told = torch.stack([(margin > 0).to(margin), *rewards.unbind(1), margin], dim=1)
-    return losses * is_real, told.detach() * is_real.unsqueeze(1)
+    return losses, told.detach()
 
 
 def accumulate_gradients(
@@ -155,7 +174,7 @@ def accumulate_gradients(
     Args:
         batches: this rank's share of the step, as `train.data.collate` makes them; the same count
             on every rank.
-        size: what the sum over all ranks is divided by, > 0: Σw, or the number of pairs.
+        size: what the sum over all ranks is divided by, > 0: Σw.
         measure: what is summed.
 
     Engines average gradients over the ranks, where a sum is needed: hence the factor of the world

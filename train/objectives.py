@@ -18,16 +18,16 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from train.config import DpoSettings, Settings, SftSettings
 from train.data import Export, Prepared, Share
 from train.loss import (
     REWARDS,
     Measured,
-    preference_losses,
-    segment_nll,
     total_weight,
     weighted_nll,
+    weighted_preference,
 )
 from train.reference import Reference
 from train.run import RunFolder
@@ -120,7 +120,7 @@ class Supervised:
 
 
 class Preference:
-    """`train.dpo`: the mean over pairs of `train.loss.preference_losses`."""
+    """`train.dpo`: Σ(w·loss)/Σw over pairs, with `train.loss.preference_losses`."""
 
     sums: tuple[str, ...] = REWARDS
     order_rule = (
@@ -155,35 +155,37 @@ class Preference:
         return pair_order(pair_ids, self._seed, self._settings.epochs)[rank::world_size]
 
     def complete(self, share: Share, split: str) -> Share:
-        """Batches with `reference_nll` [S], and segments with their own."""
-        rows, sides = (share.segments.column(name).to_numpy() for name in ("row", "segment"))
-        known = torch.from_numpy(self._reference.nll[split][rows, sides])
-        batches = []
-        first = 0
-        for batch in share.batches:
-            nll = torch.zeros(int(batch["segment"].max()) + 1, dtype=torch.float64)
-            found = known[first : first + len(nll)]  # blank pairs come last
-            nll[: len(found)] = found
-            first += len(nll)
-            batches.append(batch | {"reference_nll": nll})
-        segments = share.segments.append_column("reference_nll", pa.array(known.numpy()))
+        """Batches with `reference_nll` and `pair_weight` [S], and segments with the first."""
+        rows, sides, weights = (
+            share.segments.column(name).to_numpy() for name in ("row", "segment", "pair_weight")
+        )
+        nll = self._reference.nll[split][rows, sides]
+        sizes = [int(batch["segment"].max()) + 1 for batch in share.batches]
+        blank = (0, sum(sizes) - len(nll))  # blank pairs come last, and weigh nothing
+        nlls, weighed = (
+            torch.split(pad(torch.tensor(values), blank), sizes) for values in (nll, weights)
+        )
+        batches = [
+            batch | {"reference_nll": nlls[i], "pair_weight": weighed[i]}
+            for i, batch in enumerate(share.batches)
+        ]
+        segments = share.segments.append_column("reference_nll", pa.array(nll))
         return replace(share, batches=batches, segments=segments)
 
     def size(self, share: Share) -> float:
-        """Pairs."""
-        return share.counts["rows"]
+        """Σw; > 0 over all ranks, as a pair of weight 0 is refused."""
+        return float(share.segments.column("pair_weight").to_numpy()[::2].sum())
 
     def measure(self, model: nn.Module, batch: dict[str, Tensor]) -> Measured:
-        """The losses of the batch's pairs, summed, and their rewards."""
-        nll, tokens = segment_nll(model, batch)
-        losses, rewards = preference_losses(
-            *(each.view(-1, 2) for each in (nll, batch["reference_nll"], tokens)),
+        """Σ(w·loss), and of the rewards the same."""
+        return weighted_preference(
+            model,
+            batch,
             beta=self._settings.beta,
             label_smoothing=self._settings.label_smoothing,
             length_normalised=self._settings.length_normalised,
             sft_weight=self._settings.sft_weight,
         )
-        return Measured(losses.sum(), nll.detach(), rewards.sum(dim=0))
 
 
 def pair_order(pair_ids: Sequence[str], seed: int, epochs: int) -> NDArray[np.int64]:

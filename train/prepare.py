@@ -66,7 +66,7 @@ from udfs.settings import exports_folder, prepared_folder
 _Rows = Sequence[Sequence[Segment]]
 
 # Any change of what is written for the same export and settings: count this up.
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 
 # Plan positions that are tokenised at a time: some seconds of work.
 CHUNK_POSITIONS = 2048
@@ -276,14 +276,9 @@ class Preparation:
                 for split, found in counts.items()
             },
             "refused": refused,
-            "shards": [
-                {
-                    "path": file.name,
-                    "split": file.name.partition("-")[0],
-                    "bytes": file.stat().st_size,
-                    "sha256": file_sha256(file),
-                }
-                for file in sorted(folder.glob("*.arrow"))
+            "files": [
+                {"path": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}
+                for file in sorted(folder.iterdir())
             ],
         }
         (folder / "prepared.json").write_text(

@@ -50,6 +50,7 @@ SEGMENT_SCHEMA = pa.schema(
         ("pair_id", pa.string()),
         ("side", pa.string()),
         ("reference_nll", pa.float64()),
+        ("pair_weight", pa.float64()),
     ]
 )
 

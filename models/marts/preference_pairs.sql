@@ -36,6 +36,7 @@ described as (
         pair_candidates.chosen_tokens,
         pair_candidates.rejected_tokens,
         pair_candidates.length_ratio,
+        recipe_settings.weight,
         pair_candidates.is_same_prompt,
     from pair_candidates
     inner join recipe_settings

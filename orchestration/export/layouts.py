@@ -96,6 +96,7 @@ _PAIR = {
     "chosen_id, rejected_id": "the two trajectories",
     "margin_on": "the score by which one is better: `score` or `rater_score`",
     "chosen_value, rejected_value": "that score of each",
+    "weight": "factor of the pair's loss",
 }
 _CONTINUATIONS = {
     "prompt": "messages up to where the two differ, the chosen run's",

@@ -69,6 +69,7 @@ PAIR_COLUMNS = (
     "margin_on",
     "chosen_value",
     "rejected_value",
+    "weight",
 )
 
 

@@ -122,6 +122,7 @@ def add_pairs(workspace: Workspace, ids: list[str]) -> None:
         "chosen_value": 1.0,
         "rejected_value": 0.0,
         "margin": 1.0,
+        "weight": 1.0,
         "prefix_steps": 0,
         "chosen_last_step": 2,
         "rejected_last_step": 2,

@@ -92,6 +92,7 @@ def lake() -> list[Row]:
         # The wrong one says nothing where the right one goes on.
         *runs("broken off", [call("c1", "quay"), right], [call("c1", "quay")]),
         *runs("masked", [right], [wrong | {"is_trainable": False}]),
+        *runs("light", [right], [wrong], source="c"),
         *crowd(),
         *(run for number in range(8) for run in runs(f"more{number}", [right], [wrong])),
     ]
@@ -129,7 +130,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             RECIPE | {"filter": "rater_score >= 3 and score > 0", "eval_fraction": 0.5},
             RECIPE | {"recipe": "of_b"},
         ],
-        [EVERY_SOURCE, EVERY_SOURCE | {"recipe": "of_b", "source": "b"}],
+        [
+            EVERY_SOURCE,
+            EVERY_SOURCE | {"source": "c", "weight": 0.5},
+            EVERY_SOURCE | {"recipe": "of_b", "source": "b"},
+        ],
     )
     made.write_trajectories(lake())
     made.build()
@@ -198,6 +203,11 @@ def test_of_many_runs_few_make_pairs_and_none_makes_many(pairs: Pairs) -> None:
             assert max(counted.values()) <= 2 and len(counted) >= 4
         same_door = {door(row["chosen_id"]) == door(row["rejected_id"]) for row in of_crowd}
         assert same_door == {level == "step"}
+
+
+def test_a_pair_weighs_what_the_recipe_gives_its_source(pairs: Pairs) -> None:
+    assert {row["weight"] for row in pairs["light"]} == {0.5}
+    assert {row["weight"] for row in pairs["whole"] + pairs["crowd"]} == {1.0}
 
 
 def test_all_pairs_of_a_task_are_in_the_split_of_its_samples(

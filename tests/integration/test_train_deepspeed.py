@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ pytest.importorskip("deepspeed", reason="the extra deepspeed is not installed")
 import torch
 from train_export import react_sample, tool_sample, write_export
 from train_runs import (
+    at_home,
+    command_line,
+    have_the_same_result,
     launch,
     manifest_of,
     metrics_of,
     optimizer_state,
-    places,
     result_of,
     when_steps_are_done,
 )
@@ -29,13 +32,10 @@ from transformers import AutoModelForCausalLM
 
 from train import sft
 
-ROOT = Path(__file__).parents[2]
 PLAIN = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "train.sft"]
-STEPS = 4
-
-
 LAUNCH = ["accelerate", "launch", "--num_processes", "2"]
 SCRIPT = ["tests/deepspeed_on_cpu.py", "train.sft"]
+STEPS = 4
 
 
 def zero(stage: int) -> list[str]:
@@ -44,38 +44,19 @@ def zero(stage: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with an export of 24 rows."""
     home = tmp_path_factory.mktemp("home")
     samples = [(react_sample if i % 2 else tool_sample)(i, weight=1 + i % 3) for i in range(24)]
     write_export(home / "exports" / "default", samples, [react_sample(i) for i in range(900, 903)])
-    return home
+    with at_home(home):
+        yield home
 
 
-@pytest.fixture(autouse=True)
-def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    for name, value in places(home).items():
-        monkeypatch.setenv(name, value)
-    torch.set_num_threads(1)
-
-
-def settings(home: Path, run: str, method: str, *more: str) -> list[str]:
+def settings(home: Path, run: str, method: str) -> list[str]:
     """The command line of a short run, with two micro-batches a step in each of two processes."""
-    values = [
-        f"run={run}",
-        f"output={home / 'runs'}",
-        f"model.path={home / 'tiny-model'}",
-        f"method={method}",
-        f"max_steps={STEPS}",
-        "max_length=600",
-        "global_batch_size=4",
-        "micro_batch_size=1",
-        "checkpoint_every=2",
-        *more,
-    ]
-    arguments = ["--config", "train/configs/tiny.yaml"]
-    return [*arguments, *(part for value in values for part in ("--set", value))]
+    sizes = (f"max_steps={STEPS}", "global_batch_size=4")
+    return command_line("train/configs/tiny.yaml", home, run, f"method={method}", *sizes)
 
 
 def run_to_its_end(launcher: list[str], arguments: list[str]) -> None:
@@ -86,14 +67,10 @@ def run_to_its_end(launcher: list[str], arguments: list[str]) -> None:
 @pytest.fixture(scope="module")
 def runs(home: Path) -> dict[str, Path]:
     """Uninterrupted runs in two processes, by name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        for name, value in places(home).items():
-            patch.setenv(name, value)
-        for method in ("qlora", "full"):
-            run_to_its_end(PLAIN, settings(home, f"plain-{method}", method))
-        for stage, method in ((2, "qlora"), (3, "full")):
-            run_to_its_end(zero(stage), settings(home, f"zero{stage}", method))
+    for method in ("qlora", "full"):
+        run_to_its_end(PLAIN, settings(home, f"plain-{method}", method))
+    for stage, method in ((2, "qlora"), (3, "full")):
+        run_to_its_end(zero(stage), settings(home, f"zero{stage}", method))
     return {run.name: run for run in (home / "runs").iterdir()}
 
 
@@ -137,18 +114,12 @@ def stopped(home: Path, runs: dict[str, Path], request: pytest.FixtureRequest) -
     """ZeRO's stage, and a run that a signal stopped after a step."""
     stage, method = request.param
     run = home / "runs" / f"stopped{stage}"
-    tools = Path(sys.executable).parent
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        for name, value in places(home).items():
-            patch.setenv(name, value)
-        launcher = zero(stage)
-        process = subprocess.Popen(
-            [tools / launcher[0], *launcher[1:], *settings(home, run.name, method)]
-        )
-        watcher = when_steps_are_done(run, 1, process.terminate)
-        process.wait(timeout=180)
-        watcher.join()
+    launcher = zero(stage)
+    program = Path(sys.executable).parent / launcher[0]
+    process = subprocess.Popen([program, *launcher[1:], *settings(home, run.name, method)])
+    watcher = when_steps_are_done(run, 1, process.terminate)
+    process.wait(timeout=180)
+    watcher.join()
     assert manifest_of(run)["status"] == "stopped"
     return stage, run
 
@@ -159,8 +130,7 @@ def test_a_run_goes_on_bit_by_bit(stopped: tuple[int, Path], runs: dict[str, Pat
 
     run_to_its_end(zero(stage), ["--resume", str(run)])
 
-    ours, theirs = result_of(run), result_of(runs[f"zero{stage}"])
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert have_the_same_result(run, runs[f"zero{stage}"])
 
 
 def test_a_run_goes_on_in_one_process(stopped: tuple[int, Path], runs: dict[str, Path]) -> None:

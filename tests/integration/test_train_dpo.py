@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import torch
 from peft import PeftModel
 from train_export import preference_pair, react_sample, write_export, write_pairs
 from train_runs import (
+    at_home,
+    command_line,
     evals_of,
+    have_the_same_result,
+    kill_when_steps_are_done,
     launch,
     lineage_of,
     manifest_of,
     metrics_of,
-    places,
-    result_of,
     when_steps_are_done,
     without_time,
 )
@@ -34,11 +37,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from train import dpo, merge, reference, sft
 from udfs import lake
-from udfs.training_tables import RUN_SCHEMA, RUNS
 
-ROOT = Path(__file__).parents[2]
 CONFIG = "train/configs/dpo-tiny.yaml"
 STEPS = 6  # of 4 pairs: 11 of them twice, so in the last step two are blank
+LORA = ("method=lora", "model.tiny.hidden_size=64")
 COLOURS = ("green", "red", "blue", "white", "black", "brown", "yellow", "grey")
 
 
@@ -60,60 +62,35 @@ def signal_pair(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with an export of 12 pairs, of which one is refused, and a lake that knows them."""
     home = tmp_path_factory.mktemp("home")
-    pairs = [preference_pair(number) for number in range(12)]
+    pairs = [preference_pair(number) | {"weight": 1 + number % 3} for number in range(12)]
     pairs[5]["rejected"] = [{"role": "assistant", "content": "word " * 700}]
-    write_pairs(home / "exports" / "default.pairs", pairs, [preference_pair(i) for i in (90, 91)])
+    held_back = [preference_pair(90) | {"weight": 0.5}, preference_pair(91)]
+    write_pairs(home / "exports" / "default.pairs", pairs, held_back)
     write_pairs(home / "exports" / "signals.pairs", [signal_pair(i) for i in range(8)])
     write_export(home / "exports" / "samples", [react_sample(i) for i in range(8)])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAJLAKE_LAKE", str(home / "lake"))
-        lake.write(RUNS, RUN_SCHEMA.empty_table().to_reader(), lake.WriteOptions())
+    with at_home(home):
         known = [{k: pair[k] for k in ("pair_id", "chosen_id", "rejected_id")} for pair in pairs]
         table = pa.Table.from_pylist(known)
         lake.write("preference_pairs", table.to_reader(), lake.WriteOptions())
-    return home
-
-
-@pytest.fixture(autouse=True)
-def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    for name, value in places(home).items():
-        monkeypatch.setenv(name, value)
-    torch.set_num_threads(1)
+        yield home
 
 
 def settings(home: Path, run: str, *more: str) -> list[str]:
-    values = [
-        f"run={run}",
-        f"output={home / 'runs'}",
-        f"model.path={home / 'tiny-model'}",
-        "model.tiny.hidden_size=64",
-        "method=lora",
-        "epochs=2",
-        "max_length=600",
-        "micro_batch_size=1",
-        "learning_rate=1e-2",
-        "checkpoint_every=2",
-        *more,
-    ]
-    return ["--config", CONFIG, *(part for value in values for part in ("--set", value))]
+    usual = (*LORA, "epochs=2", "learning_rate=1e-2")
+    return command_line(CONFIG, home, run, *usual, *more)
 
 
 @pytest.fixture(scope="module")
 def launched(home: Path) -> Path:
     """The folder of a run that `accelerate launch` started and that finished."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        for name, value in places(home).items():
-            patch.setenv(name, value)
-        done = launch(
-            ["accelerate", "launch", "--cpu"],
-            settings(home, "launched", "eval_every=3", "method=qlora"),
-            module=("-m", "train.dpo"),
-        )
+    done = launch(
+        ["accelerate", "launch", "--cpu"],
+        settings(home, "launched", "eval_every=3", "method=qlora"),
+        module=("-m", "train.dpo"),
+    )
     assert done.returncode == 0, done.stderr
     assert f"step {STEPS}/{STEPS}  loss" in done.stdout
     assert "1 × too_long" in done.stdout
@@ -214,14 +191,34 @@ def test_shards_train_as_one_process_does(home: Path, launched: Path) -> None:
     assert metrics_of(sharded)[1]["loss"] == pytest.approx(metrics_of(launched)[1]["loss"], 2e-2)
 
 
+# What a run may do beside the plain loss.
+ALL_SORTS = ["lora.dropout=0.1", "sft_weight=0.5", "label_smoothing=0.1", "eval_every=2"]
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path) -> Path:
+    """The folder of a run that went through to its end."""
+    run = home / "runs" / "whole"
+    assert dpo.main(settings(home, run.name, *ALL_SORTS)) == 0
+    return run
+
+
+def assert_is_the_same(run: Path, other: Path) -> None:
+    """Two runs took the same steps, and came to the same end."""
+    assert without_time(metrics_of(run)) == without_time(metrics_of(other))
+    assert without_time(evals_of(run)) == without_time(evals_of(other))
+    assert have_the_same_result(run, other)
+    assert lineage_of(run) == [
+        line | {"run_id": manifest_of(run)["run_id"]} for line in lineage_of(other)
+    ]
+
+
 def test_a_stopped_run_ends_as_one_that_was_not(
-    home: Path, capfd: pytest.CaptureFixture[str]
+    home: Path, whole: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["lora.dropout=0.1", "sft_weight=0.5", "label_smoothing=0.1"]
-    whole, stopped = home / "runs" / "whole", home / "runs" / "stopped"
-    assert dpo.main(settings(home, whole.name, *more)) == 0
+    stopped = home / "runs" / "stopped"
     when_steps_are_done(stopped, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert dpo.main(settings(home, stopped.name, *more)) == 0
+    assert dpo.main(settings(home, stopped.name, *ALL_SORTS)) == 0
     assert manifest_of(stopped)["status"] == "stopped"
     assert f"-m train.dpo --resume {stopped}" in capfd.readouterr().out
     assert sft.main(["--resume", str(stopped)]) == 1
@@ -232,12 +229,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
         shutil.rmtree(folder)
     assert dpo.main(["--resume", str(stopped)]) == 0
     assert "reference:" not in capfd.readouterr().out
-    assert without_time(metrics_of(stopped)) == without_time(metrics_of(whole))
-    ours, theirs = result_of(stopped), result_of(whole)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert lineage_of(stopped) == [
-        line | {"run_id": manifest_of(stopped)["run_id"]} for line in lineage_of(whole)
-    ]
+    assert_is_the_same(stopped, whole)
 
     kept = stopped / "reference.parquet"
     kept.unlink()
@@ -245,6 +237,50 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     manifest.write_text(manifest.read_text().replace('"status": "finished"', '"status": "stopped"'))
     assert dpo.main(["--resume", str(stopped)]) == 1
     assert f"{kept} is missing" in capfd.readouterr().err
+
+
+def test_a_killed_run_ends_as_one_that_was_not(home: Path, whole: Path) -> None:
+    killed = home / "runs" / "killed"
+    kill_when_steps_are_done(killed, 3, "train.dpo", settings(home, killed.name, *ALL_SORTS))
+    assert manifest_of(killed)["status"] == "running"
+
+    assert dpo.main(["--resume", str(killed)]) == 0
+    assert manifest_of(killed)["sessions"][1]["first_step"] in (3, 5)
+    assert_is_the_same(killed, whole)
+
+
+def test_a_run_without_gain_stops_early_with_its_best(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A tenth of the eval split is the wrong way round, so sides can be pulled too far apart.
+    pair = preference_pair(90)
+    wrong = pair | {
+        "chosen": pair["rejected"],
+        "rejected": pair["chosen"],
+        "chosen_loss_flags": pair["rejected_loss_flags"],
+        "rejected_loss_flags": pair["chosen_loss_flags"],
+    }
+    right = preference_pair(91) | {"weight": 9}
+    pairs = [preference_pair(number) for number in range(12)]
+    write_pairs(home / "exports" / "doubtful.pairs", pairs, [right, wrong])
+    steady = [
+        "recipe=doubtful",
+        "eval_every=1",
+        "schedule=constant_with_warmup",
+        "learning_rate=1.5e-3",
+    ]
+
+    run, short = home / "runs" / "early", home / "runs" / "until-best"
+    assert dpo.main(settings(home, run.name, *steady, "stop_after_evals_without_gain=2")) == 0
+    evals, manifest = evals_of(run), manifest_of(run)
+    losses = [line["loss"] for line in evals]
+    best = losses.index(min(losses)) + 1
+    assert manifest["stopped_early"] is True
+    assert best > 1 and manifest["step"] == len(evals) == best + 2 < STEPS
+    assert manifest["eval"] == manifest["best_eval"] == evals[best - 1]
+    assert f"2 evaluations without gain since step {best}" in capfd.readouterr().out
+    assert dpo.main(settings(home, short.name, *steady, f"max_steps={best}")) == 0
+    assert have_the_same_result(run, short)
 
 
 def test_a_reference_is_computed_once_and_gone_on_with(
@@ -284,8 +320,10 @@ def test_the_lake_says_which_pairs_a_step_saw_and_what_they_were_worth(launched:
                 bool_and(
                     seen.trajectory_id = if(side = 'chosen', chosen_id, rejected_id)
                 ) as is_that_run,
-                avg(0.1 * (reference_nll - nll)) filter (where side = 'chosen') as chosen,
-                avg(0.1 * (reference_nll - nll)) filter (where side = 'rejected') as rejected,
+                sum(pair_weight * 0.1 * (reference_nll - nll)) filter (where side = 'chosen')
+                / sum(pair_weight) filter (where side = 'chosen') as chosen,
+                sum(pair_weight * 0.1 * (reference_nll - nll)) filter (where side = 'rejected')
+                / sum(pair_weight) filter (where side = 'rejected') as rejected,
                 cast(sum(seen.trained_tokens) as integer) as trained_tokens,
             from training_lineage as seen
             inner join training_runs using (run_id)
@@ -313,16 +351,16 @@ def test_the_lake_says_which_pairs_a_step_saw_and_what_they_were_worth(launched:
         pair: sum(s["pair_id"] == pair for s in seen) for pair in {s["pair_id"] for s in seen}
     }
     assert set(counts.values()) == {4} and len(counts) == 11  # two sides in two epochs
+    for side in seen:
+        assert side["pair_weight"] == 1 + int(side["pair_id"].removeprefix("pair-")) % 3
+        assert side["weight"] == side["trained_tokens"]  # of the tokens, which all count as much
 
 
 def test_pairs_come_after_samples(home: Path) -> None:
     before, after = home / "runs" / "samples", home / "runs" / "after"
     short = ["max_steps=2", "epochs=1"]
-    values = [f"run={before.name}", "recipe=samples", "max_steps=2", "method=lora"]
-    values += [f"output={home / 'runs'}", f"model.path={home / 'tiny-model'}"]
-    values += ["model.tiny.hidden_size=64", "max_length=600"]
-    arguments = [part for value in values for part in ("--set", value)]
-    assert sft.main(["--config", "train/configs/tiny.yaml", *arguments]) == 0
+    supervised = ("train/configs/tiny.yaml", home, before.name, "recipe=samples", "max_steps=2")
+    assert sft.main(command_line(*supervised, *LORA)) == 0
     base = merge.merge(before)
     more = [f"model.path={base}", "model.tiny=null", *short]
     assert dpo.main(settings(home, after.name, *more)) == 0

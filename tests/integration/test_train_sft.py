@@ -28,13 +28,17 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from train_export import react_sample, tool_sample, write_export
 from train_runs import (
+    ROOT,
+    at_home,
+    command_line,
     evals_of,
+    have_the_same_result,
+    kill_when_steps_are_done,
     launch,
     lineage_of,
     manifest_of,
     metrics_of,
     optimizer_state,
-    places,
     result_of,
     when_steps_are_done,
     without_time,
@@ -43,9 +47,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from train import lineage, sft
 from udfs import lake
-from udfs.training_tables import RUN_SCHEMA, RUNS
 
-ROOT = Path(__file__).parents[2]
 CONFIG = "train/configs/tiny.yaml"
 STEPS = 6
 
@@ -57,50 +59,26 @@ def too_long(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with an export of 46 rows. Two of its samples cannot be trained on."""
     home = tmp_path_factory.mktemp("home")
     samples = [(react_sample if i % 2 else tool_sample)(i, weight=1 + i % 3) for i in range(48)]
     samples[4] = too_long(4)
     samples[17] = react_sample(17) | {"loss_flags": [False] * 4}
     write_export(home / "exports" / "default", samples, [react_sample(i) for i in range(900, 905)])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAJLAKE_LAKE", str(home / "lake"))
-        lake.write(RUNS, RUN_SCHEMA.empty_table().to_reader(), lake.WriteOptions())
-    return home
-
-
-@pytest.fixture(autouse=True)
-def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    for name, value in places(home).items():
-        monkeypatch.setenv(name, value)
-    torch.set_num_threads(1)
+    with at_home(home):
+        yield home
 
 
 def settings(home: Path, run: str, *more: str) -> list[str]:
     """The command line of a short run. In its last step two micro-batches are blank."""
-    values = [
-        f"run={run}",
-        f"output={home / 'runs'}",
-        f"model.path={home / 'tiny-model'}",
-        f"max_steps={STEPS}",
-        "max_length=600",
-        "micro_batch_size=1",
-        "checkpoint_every=2",
-        *more,
-    ]
-    return ["--config", CONFIG, *(part for value in values for part in ("--set", value))]
+    return command_line(CONFIG, home, run, f"max_steps={STEPS}", *more)
 
 
 @pytest.fixture(scope="module")
 def launched(home: Path) -> Path:
     """The folder of a run that `accelerate launch` started and that finished."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        for name, value in places(home).items():
-            patch.setenv(name, value)
-        done = launch(["accelerate", "launch", "--cpu"], settings(home, "launched"))
+    done = launch(["accelerate", "launch", "--cpu"], settings(home, "launched"))
     assert done.returncode == 0, done.stderr
     assert f"step {STEPS}/{STEPS}  loss" in done.stdout
     assert "refused (listed in" in done.stdout
@@ -250,8 +228,7 @@ def test_evaluating_does_not_change_what_is_learned(home: Path, launched: Path) 
     assert manifest["best_eval"] == min(evals, key=lambda line: line["loss"])
     assert manifest["stopped_early"] is False
     assert [m["loss"] for m in metrics_of(run)] == [m["loss"] for m in metrics_of(launched)]
-    ours, theirs = result_of(run), result_of(launched)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert have_the_same_result(run, launched)
 
 
 def test_a_run_without_gain_stops_early_with_its_best(
@@ -269,8 +246,7 @@ def test_a_run_without_gain_stops_early_with_its_best(
     assert manifest["eval"] == manifest["best_eval"] == evals[best - 1]
     assert f"2 evaluations without gain since step {best}" in capfd.readouterr().out
     assert sft.main(settings(home, short.name, *EARLY, f"max_steps={best}")) == 0
-    ours, theirs = result_of(run), result_of(short)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert have_the_same_result(run, short)
 
     # The same, stopped by a signal on the way.
     stopped = home / "runs" / "early-stopped"
@@ -280,8 +256,7 @@ def test_a_run_without_gain_stops_early_with_its_best(
     assert sft.main(["--resume", str(stopped)]) == 0
     assert without_time(evals_of(stopped)) == without_time(evals)
     assert manifest_of(stopped)["stopped_early"] is True
-    theirs = result_of(stopped)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert have_the_same_result(stopped, run)
 
 
 def test_a_run_that_is_to_evaluate_needs_rows_for_it(
@@ -400,9 +375,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 
     assert sft.main(["--resume", str(stopped)]) == 0
     assert without_time(metrics_of(stopped)) == without_time(metrics_of(whole))
-    ours, theirs = result_of(stopped), result_of(whole)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert have_the_same_result(stopped, whole)
     assert manifest_of(stopped)["totals"] == manifest_of(whole)["totals"]
     assert len(manifest_of(stopped)["sessions"]) == 2
     if method == "full":
@@ -415,18 +388,11 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 
 
 @pytest.fixture(scope="module")
-def killed(home: Path) -> Iterator[Path]:
+def killed(home: Path) -> Path:
     """A run killed after a checkpoint: its folder says `running`, and nobody is."""
     run = home / "runs" / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "train.sft", *settings(home, run.name)],
-        cwd=ROOT,
-        env=os.environ | places(home),
-    )
-    watcher = when_steps_are_done(run, 3, process.kill)
-    assert process.wait(timeout=120) == -signal.SIGKILL
-    watcher.join()
-    yield run
+    kill_when_steps_are_done(run, 3, "train.sft", settings(home, run.name))
+    return run
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint_with_other_ranks(
@@ -611,8 +577,7 @@ def test_a_command_that_is_given_again_goes_on(
     assert sft.main(command) == 0
     assert manifest_of(run)["status"] == "finished"
     assert len(manifest_of(run)["sessions"]) == 2
-    ours, theirs = result_of(run), result_of(launched)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert have_the_same_result(run, launched)
 
     before = (run / "manifest.json").read_bytes()
     capfd.readouterr()

@@ -304,6 +304,7 @@ PAIRS = pa.schema(
         ("margin_on", pa.string()),
         ("chosen_value", pa.float64()),
         ("rejected_value", pa.float64()),
+        ("weight", pa.float64()),
         ("prefix_steps", pa.int32()),
         ("chosen_last_step", pa.int32()),
         ("rejected_last_step", pa.int32()),

@@ -15,7 +15,7 @@ pytest.importorskip("transformers", reason="the training extra is not installed"
 pytest.importorskip("mistral_common", reason="the training extra is not installed")
 
 import torch
-from train_export import react_sample, tool_sample, write_export
+from train_export import SCHEMA, react_sample, tool_sample, write_export
 
 from train.config import ModelSettings, SftSettings
 from train.data import Export, Prepared, collate, shares
@@ -194,17 +194,18 @@ def test_a_missing_folder_says_how_to_prepare_one(tmp_path: Path) -> None:
         Prepared(tmp_path / "some-0")
 
 
-def test_a_changed_row_is_noticed(prepare: Prepare) -> None:
+@pytest.mark.parametrize("name", ["train-00000.arrow", "rows.parquet"])
+def test_a_changed_file_is_noticed(prepare: Prepare, name: str) -> None:
     prepared = prepare(rows(5))
     prepared.verify()
-    shard = prepared.folder / "train-00000.arrow"
-    content = bytearray(shard.read_bytes())
+    file = prepared.folder / name
+    content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    file.write_bytes(content)
 
-    with pytest.raises(TrainingError, match=r"train-00000\.arrow is not the shard"):
+    with pytest.raises(TrainingError, match=rf"{name} is not the file .* prepare again"):
         prepared.verify()
-    shard.unlink()
+    file.unlink()
     with pytest.raises(TrainingError, match="No such file"):
         prepared.verify()
 
@@ -229,6 +230,14 @@ def test_a_changed_shard_is_noticed(tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(TrainingError, match="cannot read shard"):
         export.verify()
+
+
+def test_an_export_from_before_a_column_is_refused(tmp_path: Path) -> None:
+    older = SCHEMA.remove(SCHEMA.get_field_index("weight"))
+    write_export(tmp_path / "default", [react_sample(0)], schema=older)
+
+    with pytest.raises(TrainingError, match="no column weight. Export again"):
+        list(Export(tmp_path / "default").samples("train", 0, 1))
 
 
 def test_a_newer_export_does_not_change_the_one_being_read(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_pair_is_refused_as_a_whole_and_listed_with_the_reason(prepare_pairs: 
     pairs[3]["rejected"] = pairs[3]["chosen"]
     pairs[3]["rejected_loss_flags"] = [True, False, True, False, True]
     pairs[5]["rejected_loss_flags"] = [False]
+    pairs[6]["weight"] = 0
     prepared = prepare_pairs(pairs, max_length=300)
 
     assert {
@@ -86,13 +87,25 @@ def test_a_pair_is_refused_as_a_whole_and_listed_with_the_reason(prepare_pairs: 
             "both sides are the same to the model, so neither can be preferred",
         ),
         ("pair-5", "bad-5", "nothing_to_learn", "rejected"),
+        ("pair-6", "good-6", "nothing_to_learn", "chosen"),
     }
-    assert prepared.manifest["splits"]["train"]["refused_positions"] == 4
-    assert prepared.pair_ids("train") == ["pair-0", "pair-4", "pair-6", "pair-7"]
+    assert prepared.manifest["splits"]["train"]["refused_positions"] == 5
+    assert prepared.pair_ids("train") == ["pair-0", "pair-4", "pair-7"]
     assert duckdb.sql(
         f"select row, position, pair_id, side, trajectory_id from '{prepared.folder}/rows.parquet' "
         "where row = 1 order by segment"
     ).fetchall() == [(1, 4, "pair-4", "chosen", "good-4"), (1, 4, "pair-4", "rejected", "bad-4")]
+
+
+def test_a_weight_is_of_a_pair_and_not_of_its_tokens(prepare_pairs: Prepare) -> None:
+    prepared = prepare_pairs([preference_pair(1) | {"weight": 2.5}, preference_pair(2)])
+    settings = {"start": 0, "global_batch_size": 2, "micro_batch_size": 2, "pad_id": 0}
+    (share,) = shares(prepared, "train", rank=0, world_size=1, **settings)
+    (batch,) = share.batches
+
+    assert share.segments["pair_weight"].to_pylist() == [2.5, 2.5, 1.0, 1.0]
+    assert share.segments["weight"].to_pylist() == share.segments["trained_tokens"].to_pylist()
+    assert batch["token_weight"].unique().tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("is_flat", [False, True])

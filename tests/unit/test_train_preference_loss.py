@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ from train_engine import engine_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from train.data import Row, blank_row, collate
-from train.loss import REWARDS, Measured, accumulate_gradients, preference_losses, segment_nll
+from train.loss import (
+    REWARDS,
+    Measured,
+    accumulate_gradients,
+    preference_losses,
+    segment_nll,
+    weighted_preference,
+)
 
 Side = tuple[list[int], list[int]]  # tokens, and 1 where one carries loss
 Pair = tuple[Side, Side]
@@ -65,7 +73,7 @@ def log_probability(model: LlamaForCausalLM, side: Side) -> torch.Tensor:
 def by_hand(
     model: LlamaForCausalLM, reference: LlamaForCausalLM, pairs: Sequence[Pair], **options: Any
 ) -> tuple[torch.Tensor, list[list[float]]]:
-    """The mean loss, and the rewards of each pair, from the equation as it is printed."""
+    """The loss and the rewards of each pair, from the equation as it is printed."""
     beta, smoothing = options["beta"], options.get("label_smoothing", 0.0)
     losses, rewards = [], []
     for pair in pairs:
@@ -80,20 +88,25 @@ def by_hand(
         chosen, rejected = chosen.detach(), rejected.detach()
         losses.append(loss + options.get("sft_weight", 0.0) * -w / lengths[0])
         rewards.append([float(chosen > rejected), float(chosen), float(rejected)])
-    return torch.stack(losses).mean(), rewards
+    return torch.stack(losses), rewards
 
 
 def batch_of(
-    pairs: Sequence[Pair], reference: LlamaForCausalLM, is_flat: bool = False, blanks: int = 0
+    pairs: Sequence[Pair],
+    reference: LlamaForCausalLM,
+    is_flat: bool = False,
+    blanks: int = 0,
+    weights: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> dict[str, torch.Tensor]:
     """As the trainer makes it, blank pairs at the end."""
+    weights = [*weights[: len(pairs)], *[0.0] * blanks]
     rows = [
         Row(
             number=number,
             input_ids=np.array([i for ids, _ in pair for i in ids], dtype=np.int32),
             loss_mask=np.array([m for _, mask in pair for m in mask], dtype=np.bool_),
             lengths=np.array([len(ids) for ids, _ in pair], dtype=np.int32),
-            weights=np.ones(2, dtype=np.float32),
+            weights=np.full(2, weights[number], dtype=np.float32),
             positions=np.full(2, number),
             parts=np.zeros(2, dtype=np.int32),
             trajectory_ids=["a", "b"],
@@ -107,22 +120,21 @@ def batch_of(
     batch = collate(rows, 0, is_flat)
     with torch.no_grad():
         nll, _ = segment_nll(reference, batch)
-    return batch | {"reference_nll": nll}
+    pair_weight = torch.tensor(weights, dtype=torch.float64).repeat_interleave(2)
+    return batch | {"reference_nll": nll, "pair_weight": pair_weight}
 
 
 def gradients(
-    model: LlamaForCausalLM, batches: Sequence[dict[str, torch.Tensor]], size: int, **options: Any
+    model: LlamaForCausalLM, batches: Sequence[dict[str, torch.Tensor]], size: float, **options: Any
 ) -> tuple[Measured, torch.Tensor]:
-    def measure(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Measured:
-        nll, tokens = segment_nll(model, batch)
-        losses, told = preference_losses(
-            *(each.view(-1, 2) for each in (nll, batch["reference_nll"], tokens)), **options
-        )
-        return Measured(losses.sum(), nll.detach(), told.sum(dim=0))
-
     model.zero_grad()
+    measure = partial(weighted_preference, **options)
     found = accumulate_gradients(engine_of(model), batches, size, measure)
-    return found, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return found, gradient_of(model)
+
+
+def gradient_of(model: LlamaForCausalLM) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -135,28 +147,50 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("is_flat", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options))
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.25, 3.0, 1.5]], ids=["mean", "weighted"])
 def test_loss_rewards_and_gradients_are_those_of_the_equation(
-    model: LlamaForCausalLM, reference: LlamaForCausalLM, options: dict[str, Any], is_flat: bool
+    model: LlamaForCausalLM,
+    reference: LlamaForCausalLM,
+    weights: list[float],
+    options: dict[str, Any],
+    is_flat: bool,
 ) -> None:
-    expected, rewards = by_hand(model, reference, PAIRS, **options)
-    model.zero_grad()
+    losses, rewards = by_hand(model, reference, PAIRS, **options)
+    size = sum(weights)
+    expected = torch.tensor(weights, dtype=torch.float64) @ losses / size
     expected.backward()
-    wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    wanted = gradient_of(model)
     # In two batches; the second has a blank pair, which counts nowhere.
     batches = [
-        batch_of(PAIRS[:2], reference, is_flat),
-        batch_of(PAIRS[2:], reference, is_flat, blanks=1),
+        batch_of(PAIRS[:2], reference, is_flat, weights=weights[:2]),
+        batch_of(PAIRS[2:], reference, is_flat, blanks=1, weights=weights[2:]),
     ]
-    found, gradient = gradients(model, batches, len(PAIRS), **options)
+    found, gradient = gradients(model, batches, size, **options)
 
     assert float(found.loss) == pytest.approx(float(expected.detach()), rel=1e-5)
     torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
-    means = dict(zip(REWARDS, (found.sums / len(PAIRS)).tolist(), strict=True))
-    accuracy, chosen, rejected = np.mean(rewards, axis=0)
-    assert means["reward_accuracy"] == accuracy
+    means = dict(zip(REWARDS, (found.sums / size).tolist(), strict=True))
+    accuracy, chosen, rejected = np.average(rewards, axis=0, weights=weights)
+    assert means["reward_accuracy"] == pytest.approx(accuracy)
     assert means["chosen_reward"] == pytest.approx(chosen, rel=1e-4)
     assert means["rejected_reward"] == pytest.approx(rejected, rel=1e-4)
     assert means["reward_margin"] == pytest.approx(chosen - rejected, rel=1e-4)
+    # What the lake is told of a side has no weight in it: rewards are made of it.
+    likelihoods = [-float(log_probability(model, side).detach()) for pair in PAIRS for side in pair]
+    assert found.segment_nll[:6].tolist() == pytest.approx(likelihoods, rel=1e-5)
+
+
+def test_a_weight_that_all_have_changes_nothing(
+    model: LlamaForCausalLM, reference: LlamaForCausalLM
+) -> None:
+    plain, light, heavy = (
+        gradients(model, [batch_of(PAIRS, reference, weights=[w] * 3)], 3 * w, beta=0.1)
+        for w in (1.0, 0.25, 64.0)
+    )
+    # Powers of two are exact, so this is bit for bit.
+    for found, gradient in (light, heavy):
+        assert torch.equal(found.loss, plain[0].loss)
+        assert torch.equal(gradient, plain[1])
 
 
 def test_before_the_first_step_nothing_is_preferred(model: LlamaForCausalLM) -> None:
