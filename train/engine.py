@@ -94,7 +94,7 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
             "process, and does not say so. Launch on several GPUs, or without that config."
         )
     if kind == DistributedType.DEEPSPEED:
-        _check_deepspeed(accelerator.deepspeed_plugin, settings)
+        check_deepspeed(accelerator.deepspeed_plugin, settings)
     elif kind not in _PLAIN and not accelerator.is_fsdp2:
         name = "FSDP 1" if kind == DistributedType.FSDP else kind.value
         raise TrainingError(
@@ -275,7 +275,7 @@ class _DeepSpeed:
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
-    def _kept(self, whole: Tensor) -> Tensor | None:
+    def _kept(self, whole: Tensor) -> Any:
         """Moved to the CPU by rank 0, and let go by the others."""
         return whole.cpu() if self.accelerator.is_main_process else None
 
@@ -288,8 +288,15 @@ def _zero_stage(accelerator: Accelerator) -> int:
     return stage
 
 
-def _check_deepspeed(plugin: Any, settings: RunSettings) -> None:
-    """What DeepSpeed's config may say beside what is the settings' own."""
+def check_deepspeed(plugin: Any, settings: RunSettings) -> None:
+    """DeepSpeed's config does not say what is the settings' own, nor what nothing here can keep.
+
+    Args:
+        plugin: accelerate's `DeepSpeedPlugin`.
+
+    Raises:
+        TrainingError: it does.
+    """
     if plugin.zero_stage == 3 and settings.method == "qlora":
         raise TrainingError(
             "ZeRO's stage 3 does not divide weights of 4 bits: each process would hold them all. "
@@ -299,7 +306,9 @@ def _check_deepspeed(plugin: Any, settings: RunSettings) -> None:
     zero = config.get("zero_optimization", {})
     problems = [f"has a section {name!r}" for name in ("optimizer", "scheduler") if name in config]
     problems += [
-        f"switches {name} on" for name in ("fp16", "bf16") if config[name].get("enabled", False)
+        f"switches {name} on"
+        for name in ("fp16", "bf16")
+        if config.get(name, {}).get("enabled", False)
     ]
     problems += [
         f"moves {name.removeprefix('offload_')} to NVMe"

@@ -141,26 +141,3 @@ def test_a_run_goes_on_in_one_process(stopped: tuple[int, Path], runs: dict[str,
 
     assert [s["distributed"] for s in manifest_of(run)["sessions"]] == ["DEEPSPEED", "NO"]
     is_close(run, runs[f"zero{stage}"])
-
-
-def test_what_zero_cannot_divide_is_refused(home: Path) -> None:
-    done = launch(zero(3), settings(home, "none", "qlora"), module=[])
-
-    assert done.returncode != 0
-    assert "ZeRO's stage 3 does not divide weights of 4 bits" in done.stderr
-    assert not (home / "runs" / "none").exists()
-
-
-def test_a_config_that_says_what_the_settings_say_is_refused(home: Path, tmp_path: Path) -> None:
-    config = tmp_path / "zero.json"
-    config.write_text(
-        '{"zero_optimization": {"stage": 0}, "optimizer": {"type": "Adam"}, '
-        '"bf16": {"enabled": true}, "train_micro_batch_size_per_gpu": 1}'
-    )
-    launcher = [*LAUNCH, "--use_deepspeed", "--deepspeed_config_file", str(config), *SCRIPT]
-
-    done = launch(launcher, settings(home, "none", "full"), module=[])
-
-    assert done.returncode != 0
-    said = "has a section 'optimizer' and switches bf16 on and asks for ZeRO's stage 0"
-    assert said in done.stderr

@@ -236,7 +236,7 @@ def test_an_export_from_before_a_column_is_refused(tmp_path: Path) -> None:
     older = SCHEMA.remove(SCHEMA.get_field_index("weight"))
     write_export(tmp_path / "default", [react_sample(0)], schema=older)
 
-    with pytest.raises(TrainingError, match="no column weight. Export again"):
+    with pytest.raises(TrainingError, match=r"no column weight\. Export again"):
         list(Export(tmp_path / "default").samples("train", 0, 1))
 
 
