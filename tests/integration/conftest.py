@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def lean_builds() -> Iterator[None]:
     """A `dbt build` without dbt's unit tests, which the builds of `test_docs` run, and without
-    dbt's file of everything that it does: a fourth of the time of a small build."""
+    dbt's file of everything that it does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "unit_test")
         patch.setenv("DBT_LOG_LEVEL_FILE", "none")
