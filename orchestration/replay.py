@@ -32,7 +32,7 @@ from orchestration.manifests import Exported, find_export
 from orchestration.printing import AsJson, line, print_json
 from udfs import lake
 from udfs.errors import ConfigError, ExportError
-from udfs.lake import INPUTS, VARS, Pins, load_delta_extension, path_scan
+from udfs.lake import INPUTS, VARS, Pins, in_memory, path_scan
 from udfs.pinning import pins_of, recorded_at
 from udfs.settings import database_file, lake_root
 
@@ -359,8 +359,7 @@ def _other_rows(name: str, version: int, then_path: str, now_path: str, recipe: 
         f"select * from {path_scan(path, version)} where recipe = $recipe"
         for path in (then_path, now_path)
     ]
-    with duckdb.connect() as connection:
-        load_delta_extension(connection)
+    with in_memory() as connection:
         try:
             only_then, only_now = (
                 connection.execute(

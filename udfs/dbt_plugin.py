@@ -158,7 +158,7 @@ def store_python_model(
 
 def _check_contract(name: str, schema: pa.Schema, declared: Mapping[str, str]) -> None:
     """Compare an Arrow schema with the columns declared in YAML (dbt itself checks SQL models)."""
-    with duckdb.connect() as connection:
+    with lake.in_memory() as connection:
         empty = connection.from_arrow(schema.empty_table())
         given = dict(zip(empty.columns, (str(t) for t in empty.types), strict=True))
         wanted = {

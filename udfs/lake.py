@@ -252,12 +252,28 @@ def load_delta_extension(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("load delta")
 
 
-def connect() -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with a view over every table of the lake, at its newest version."""
-    connection = duckdb.connect()
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(config={"enable_external_file_cache": False})  # bounds its memory
     load_delta_extension(connection)
+    return connection
+
+
+def in_memory() -> duckdb.DuckDBPyConnection:
+    """A connection to the database in memory that this process has, which reads Delta tables.
+
+    There is one, because DuckDB checks the signature of the extension's 80 MB in each that loads
+    it: a third of a second of a core. Whoever needs views makes temporary ones, which are the
+    connection's own.
+    """
+    return _database().cursor()
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A connection with a view over every table of the lake, at its newest version."""
+    connection = in_memory()
     for name in table_names():
-        connection.execute(f'create view "{name}" as select * from {table_scan(name)}')
+        connection.execute(f'create temp view "{name}" as select * from {table_scan(name)}')
     return connection
 
 
@@ -583,8 +599,7 @@ class _KnownKeys:
     needless place in the rows that replace others, and changes nothing."""
 
     def __init__(self, name: str, columns: tuple[str, ...]) -> None:
-        self._connection = duckdb.connect()
-        load_delta_extension(self._connection)
+        self._connection = in_memory()
         self._columns = list(columns)
         names = ", ".join(f'"{column}"' for column in columns)
         is_given = " and ".join(f'"{column}" is not null' for column in columns)

@@ -34,8 +34,8 @@
     {{ run_hooks(pre_hooks, inside_transaction=False) }}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
 
-    {%- set is_pinned = delta_is_pinned(this.identifier) -%}
-    {%- if not is_pinned and model["language"] == "python" -%}
+    {%- set table = delta_table(this.identifier) -%}
+    {%- if not table.is_pinned and model["language"] == "python" -%}
         {%- set columns = {} -%}
         {%- for name, column in model["columns"].items() -%}
             {%- do columns.update({name: column["data_type"]}) -%}
@@ -52,13 +52,13 @@ def materialize(result, connection):
         {{ tojson(tojson({"options": options, "columns": columns})) }},
     )
         {%- endcall -%}
-    {%- elif not is_pinned -%}
+    {%- elif not table.is_pinned -%}
         {%- if load_cached_relation(this) is none and is_delta_incremental() -%}
             {#- Models that add to their table read it by its view, and the file of views may have
             been deleted. Outside of a transaction, because the plugin has a cursor of its own. -#}
             {%- call statement("own_view", auto_begin=false) -%}
                 create view if not exists {{ target }} as
-                select * from {{ delta_scan_of(this.identifier) }}
+                select * from {{ table.scan }}
             {%- endcall -%}
         {%- endif -%}
         {%- if config.get("contract").enforced -%}
@@ -83,9 +83,9 @@ def materialize(result, connection):
 
     {%- call statement("create_view") -%}
         create or replace view {{ target }} as
-        select * from {{ delta_scan_of(this.identifier) }}
+        select * from {{ table.scan }}
     {%- endcall -%}
-    {%- if is_pinned or model["language"] == "sql" -%}
+    {%- if table.is_pinned or model["language"] == "sql" -%}
         {# dbt asks every materialization for a main statement. #}
         {%- call noop_statement("main", "OK") -%} {%- endcall -%}
     {%- endif -%}
@@ -100,23 +100,20 @@ def materialize(result, connection):
 {% endmaterialization %}
 
 
-{# What a table of the lake is read by. #}
-{% macro delta_scan_of(table) %}
-    {%- set found = run_query("select table_scan(" ~ dbt.string_literal(table) ~ ")") -%}
-    {{ return(found.columns[0].values()[0]) }}
-{% endmacro %}
-
-
-{# Whether a table is pinned, by the vars of this run or by those that began the lake. #}
-{% macro delta_is_pinned(table) %}
+{#
+    What a table of the lake is read by (`scan`), and whether it is pinned (`is_pinned`), by the
+    vars of this run or by those that began the lake.
+#}
+{% macro delta_table(name) %}
     {%- if var("pinned_versions", none) -%}
         {%- do run_query(
             "select pin_tables(" ~ text_literal(tojson(var("pinned_versions"))) ~ ", "
             ~ text_literal(var("pinned_lake", none)) ~ ")"
         ) -%}
     {%- endif -%}
-    {%- set found = run_query("select table_is_pinned(" ~ dbt.string_literal(table) ~ ")") -%}
-    {{ return(found.columns[0].values()[0]) }}
+    {%- set name = dbt.string_literal(name) -%}
+    {%- set found = run_query("select table_scan(" ~ name ~ "), table_is_pinned(" ~ name ~ ")") -%}
+    {{ return({"scan": found.rows[0][0], "is_pinned": found.rows[0][1]}) }}
 {% endmacro %}
 
 

@@ -4,16 +4,25 @@
     as passed, which it would be. `dbt test` and `--full-refresh` run every test. See decision 025.
 #}
 {% materialization test, adapter="duckdb" %}
-    {%- set key = local_md5(sql ~ run_query(
-        "select inputs_state(" ~ text_literal(tojson(delta_inputs(model))) ~ ")"
-    ).columns[0].values()[0]) -%}
     {%- set test = text_literal(model["unique_id"]) -%}
-    {%- set passed = run_query("select key from builds.passed_tests where test = " ~ test) -%}
-    {%- set known = passed.columns[0].values() | list -%}
-    {%- if known == [key] and invocation_args_dict["which"] == "build" and not should_full_refresh() -%}
-        {%- call statement("main", fetch_result=True) -%}
-            select 0 as failures, false as should_warn, false as should_error
-        {%- endcall -%}
+    {#- One query, and no transaction: most tests of most builds do nothing else. -#}
+    {%- call statement("known", fetch_result=true, auto_begin=false) -%}
+        select
+            inputs_state({{ text_literal(tojson(delta_inputs(model))) }}) as state,
+            (select key from builds.passed_tests where test = {{ test }}) as passed,
+            0 as failures,
+            false as should_warn,
+            false as should_error
+    {%- endcall -%}
+    {%- set known = load_result("known") -%}
+    {%- set state, passed = known["table"].rows[0][0], known["table"].rows[0][1] -%}
+    {%- set key = local_md5(sql ~ state) -%}
+    {%- if passed == key and invocation_args_dict["which"] == "build" and not should_full_refresh() -%}
+        {%- do store_result(
+            "main",
+            response=known["response"],
+            agate_table=known["table"].select(["failures", "should_warn", "should_error"]),
+        ) -%}
         {{ return({"relations": []}) }}
     {%- endif -%}
     {%- set done = dbt.materialization_test_default() -%}

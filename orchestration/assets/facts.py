@@ -136,10 +136,9 @@ def _rows(table: str, query: str) -> list[tuple[Any, ...]]:
     """A query's rows; none where the lake does not have its table yet."""
     if lake.open_table(table) is None:
         return []
-    with duckdb.connect() as connection:
-        lake.load_delta_extension(connection)
+    with lake.in_memory() as connection:
         connection.execute("set timezone = 'UTC'")
-        connection.execute(f"create view {table} as select * from {lake.table_scan(table)}")
+        connection.execute(f"create temp view {table} as select * from {lake.table_scan(table)}")
         return connection.execute(query).fetchall()
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 from deltalake import write_deltalake
+from parsing import shared_parsing
 
 from udfs.lake import load_delta_extension
 from udfs.rater import RulesRater, calibration
@@ -231,14 +232,17 @@ class Workspace:
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         dbt = str(Path(sys.executable).parent / "dbt")
-        done = subprocess.run(
-            [dbt, command, "--select", *selected, "--vars", json.dumps(variables or {})],
-            cwd=self.project,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        database = "../views.duckdb"  # from the project; the same in all tests
+        given = json.dumps(variables or {})
+        with shared_parsing(self.project / "target", database, given):
+            done = subprocess.run(
+                [dbt, command, "--select", *selected, "--vars", given],
+                cwd=self.project,
+                env=self.environment | {"TRAJLAKE_DB": database},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         assert (done.returncode == 0) == ok, done.stdout + done.stderr
         return done.stdout
 

@@ -51,7 +51,9 @@ def content(lake_folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     return tables
 
 
-def test_the_sample_records_build_into_an_export(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_records_build_into_an_export_and_a_second_build_makes_no_version(
+    run: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRAJLAKE_RAW", str(PROJECT / "raw"))
     run("dbt", "build", "--quiet")
     run("trajlake", "export", "default")
@@ -68,28 +70,24 @@ def test_the_sample_records_build_into_an_export(run: Run, monkeypatch: pytest.M
     )
     assert unfair == (0,)
 
-
-def test_a_file_dropped_in_is_there_after_the_next_build(run: Run, workplace: Path) -> None:
-    turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
-    (workplace / "raw" / "mine").mkdir()
-    (workplace / "raw" / "mine" / "one.jsonl").write_text(json.dumps({"messages": turns}))
-    run("dbt", "build", "--quiet")
-    (workplace / "raw" / "mine" / "two.json").write_text(
-        json.dumps([{"messages": [{"role": "user", "content": "3 + 3?"}, turns[1]]}])
-    )
-    run("dbt", "build", "--quiet")
-    assert rows("select user_query from trajectories order by 1") == [("2 + 2?",), ("3 + 3?",)]
-
-
-def test_a_second_build_makes_no_version_even_without_the_views(run: Run, workplace: Path) -> None:
-    shutil.copytree(PROJECT / "raw", workplace / "raw", dirs_exist_ok=True)
-    run("dbt", "build", "--quiet")
     before = versions()
     ratings = rows("select count(*) from ratings")
     (workplace / "trajlake.duckdb").unlink()  # it holds nothing that a build does not make again
     run("dbt", "build", "--quiet")
     assert versions() == before
     assert rows("select count(*) from ratings") == ratings
+
+
+def test_a_file_dropped_in_is_there_after_the_next_build(run: Run, workplace: Path) -> None:
+    turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    (workplace / "raw" / "mine").mkdir()
+    (workplace / "raw" / "mine" / "one.jsonl").write_text(json.dumps({"messages": turns}))
+    run("dbt", "build", "--quiet", "--select", "+trajectories")
+    (workplace / "raw" / "mine" / "two.json").write_text(
+        json.dumps([{"messages": [{"role": "user", "content": "3 + 3?"}, turns[1]]}])
+    )
+    run("dbt", "build", "--quiet", "--select", "+trajectories")
+    assert rows("select user_query from trajectories order by 1") == [("2 + 2?",), ("3 + 3?",)]
 
 
 def test_real_records_are_all_accounted_for(run: Run, workplace: Path, shared: Path) -> None:

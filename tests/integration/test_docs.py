@@ -41,8 +41,9 @@ def pages_with(language: str) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as a clone has it, set up with the environment at hand, and built once."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The project as a clone has it, set up with the environment at hand, and built once; and what
+    that printed."""
     folder = tmp_path_factory.mktemp("copy") / "project"
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -64,20 +65,22 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (environment / stamp).touch()
     turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     (folder / "my_logs.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
-    execute(folder, "make build")
-    return folder
+    return folder, execute(folder, "make build")
 
 
-def execute(folder: Path, script: str, **environment: str) -> str:
+@pytest.fixture(scope="module")
+def copy(built: tuple[Path, str]) -> Path:
+    return built[0]
+
+
+def execute(folder: Path, script: str) -> str:
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("TRAJLAKE_", "DBT_"))}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
         text=True,
         capture_output=True,
-        env=variables
-        | {"PATH": f"{folder}/.venv/bin:{os.environ['PATH']}", "COLUMNS": "100"}
-        | environment,
+        env=variables | {"PATH": f"{folder}/.venv/bin:{os.environ['PATH']}", "COLUMNS": "100"},
     )
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -140,14 +143,11 @@ def test_the_notebook_answers_ten_questions(copy: Path) -> None:
     assert (copy / "answers.html").read_text("utf-8").count("vegalite") == 10
 
 
-def test_what_the_readme_prints_is_what_is_printed(copy: Path) -> None:
+def test_what_the_readme_prints_is_what_is_printed(built: tuple[Path, str]) -> None:
     readme = (PROJECT / "README.md").read_text("utf-8")
     shown = re.search(r"<!-- summary:.*?-->\n```text\n(.*?)^```$", readme, re.M | re.S)
     assert shown
-    fresh = {"TRAJLAKE_LAKE": "fresh/lake", "TRAJLAKE_DB": "fresh.duckdb"}
-    samples = {"TRAJLAKE_RAW": str(PROJECT / "raw"), "TRAJLAKE_EXPORTS": "fresh/exports"}
-    printed = execute(copy, "make build", **fresh, **samples)
-    assert shown.group(1) in "\n".join(line.rstrip() for line in printed.splitlines())
+    assert shown.group(1) in "\n".join(line.rstrip() for line in built[1].splitlines())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -33,8 +33,9 @@ def build(workspace: Workspace, rows: list[dict[str, Any]]) -> dict[str, int]:
     return rebuild(workspace)
 
 
-def rebuild(workspace: Workspace, similarity: float = 0.8) -> dict[str, int]:
-    workspace.run(*MODELS, variables={"near_duplicate_similarity": similarity})
+def rebuild(workspace: Workspace, similarity: float | None = None) -> dict[str, int]:
+    given = {} if similarity is None else {"near_duplicate_similarity": similarity}
+    workspace.run(*MODELS, variables=given)
     return {name: DeltaTable(workspace.lake / name).version() for name in MODELS}
 
 

@@ -155,10 +155,11 @@ def _known_files() -> set[tuple[str, str, str, str]] | None:
     """Which files the table in the lake was read from, and how; None where there is no table."""
     if lake.open_table(TABLE) is None:
         return None
-    with lake.connect() as connection:
+    with lake.in_memory() as connection:
         return set(
             connection.execute(
-                f"select distinct benchmark, benchmark_file, file_sha256, read_by from {TABLE}"
+                "select distinct benchmark, benchmark_file, file_sha256, read_by "
+                f"from {lake.table_scan(TABLE)}"
             ).fetchall()
         )
 

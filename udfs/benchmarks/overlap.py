@@ -390,11 +390,11 @@ def _texts_of_lake() -> list[BenchmarkText]:
     """The texts of all benchmarks in the lake, in the order of benchmarks and items."""
     if lake.open_table(TABLE) is None:
         return []
-    with lake.connect() as connection:
+    with lake.in_memory() as connection:
         rows = connection.execute(
             f"""
             select benchmark, item_id, text
-            from {TABLE}
+            from {lake.table_scan(TABLE)}
             where problem is null
             order by benchmark, benchmark_file, item_position, text_number
             """

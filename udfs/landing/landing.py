@@ -177,12 +177,12 @@ class _Ledger:
         ledger = cls()
         if lake.open_table("raw_records") is None:
             return ledger
-        with lake.connect() as connection:
+        with lake.in_memory() as connection:
             rows = connection.execute(
-                """
+                f"""
                 select distinct
                     source, raw_file, file_sha256, file_bytes, epoch_us(file_modified_at)
-                from raw_records
+                from {lake.table_scan("raw_records")}
                 order by 5, raw_file
                 """
             )
@@ -209,13 +209,13 @@ class _Ledger:
         """How many copies of which record earlier versions of this file held."""
         if not self.had(file):
             return Counter()
-        with lake.connect() as connection:
+        with lake.in_memory() as connection:
             return Counter(
                 dict(
                     connection.execute(
-                        """
+                        f"""
                         select raw_sha256, count(*)
-                        from raw_records
+                        from {lake.table_scan("raw_records")}
                         where raw_file = ? and raw_bytes > 0
                         group by raw_sha256
                         """,

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-import duckdb
 import orjson
 import pyarrow as pa
 
@@ -303,8 +302,7 @@ def submitted(table: str, keys: set[str]) -> dict[str, tuple[str, datetime]]:
     if not keys or lake.open_table(memory) is None:
         return {}
     wanted = pa.table({"custom_id": sorted(keys)})
-    with duckdb.connect() as connection:
-        lake.load_delta_extension(connection)
+    with lake.in_memory() as connection:
         found = connection.from_arrow(wanted).query(
             "wanted",
             f"""

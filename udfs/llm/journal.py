@@ -218,8 +218,7 @@ class Journal:
             f"read_json({lake.sql_text(str(self.path))}, format = 'newline_delimited', "
             f"columns = {{'{self._key}': 'varchar'}}, maximum_object_size = {longest + _FRAME})"
         )
-        with duckdb.connect() as connection:
-            lake.load_delta_extension(connection)
+        with lake.in_memory() as connection:
             sql = f"select distinct {self._key} from {written}"
             if lake.open_table(self.table) is not None:
                 table = lake.table_scan(self.table)

@@ -252,8 +252,7 @@ def rate_in_portions(
     def make(recovered: pa.Table) -> Iterator[pa.RecordBatch]:
         for portion in _portions(trajectories, committee, recovered):
             known = [recovered]
-            with duckdb.connect() as connection:  # the other one is busy reading portions
-                lake.load_delta_extension(connection)
+            with lake.in_memory() as connection:  # the other one is busy reading portions
                 given = connection.from_arrow(portion)
                 for rater in committee.members:
                     yield from _rated(rater, given, known, journal, budget)
