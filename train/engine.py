@@ -71,22 +71,14 @@ def make_accelerator(settings: RunSettings) -> Accelerator:
         TrainingError: the launch is none whose checkpoints we know how to write, or the settings do
             not go with it.
     """
+    # DeepSpeed's own bfloat16 would round the trained weights; `_DeepSpeed` asks for torch's.
     is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
-    # DeepSpeed's own bfloat16 would round the trained weights; see `_DeepSpeed`.
     is_mixed = settings.precision == "bfloat16" and not is_deepspeed
-    try:
-        accelerator = Accelerator(
-            mixed_precision="bf16" if is_mixed else "no",
-            log_with=list(settings.trackers) or None,
-            project_dir=settings.output,
-        )
-    except ImportError as error:
-        if not is_deepspeed:
-            raise
-        raise TrainingError(
-            "accelerate's config asks for DeepSpeed, which is not installed: pip install "
-            "'.[deepspeed]'"
-        ) from error
+    accelerator = Accelerator(
+        mixed_precision="bf16" if is_mixed else "no",
+        log_with=list(settings.trackers) or None,
+        project_dir=settings.output,
+    )
     kind = accelerator.distributed_type
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and kind in _PLAIN:
         raise TrainingError(
