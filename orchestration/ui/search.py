@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -177,13 +178,15 @@ class SearchIndex:
         if time.monotonic() - self._reloaded > _RELOAD_S:
             self._index.reload()
             self._reloaded = time.monotonic()
-        notes: list[str] = []
-        query, errors = self._index.parse_query_lenient(
-            text, list(FIELDS), conjunction_by_default=True
-        )
-        notes += [f"The search was read as well as could be: {error}." for error in errors]
         searcher = self._index.searcher()
-        found = searcher.search(query, MOST_HITS)
+        query, errors = self._query(text)
+        try:
+            found = searcher.search(query, MOST_HITS)
+        except ValueError as error:  # `x:*` asks whether a field is there, and there may be no x
+            query, _ = self._query(re.sub(r"\W", " ", text))
+            found = searcher.search(query, MOST_HITS)
+            errors = [error]
+        notes = [f"The search was read as well as could be: {error}." for error in errors]
         addresses = [address for _, address in found.hits]
         keys = np.array(searcher.fast_field_values("key", addresses), dtype=np.uint64)
         total = int(getattr(found, "count", None) or 0)  # which its type stub lacks
@@ -196,6 +199,10 @@ class SearchIndex:
         if not progress.is_complete:
             notes.append(str(progress))
         return Hits(keys, total, tuple(notes))
+
+    def _query(self, text: str) -> tuple[tantivy.Query, list[Exception]]:
+        """A text as the index reads it, and what it could not read."""
+        return self._index.parse_query_lenient(text, list(FIELDS), conjunction_by_default=True)
 
     # --- the thread that adds and takes out ---
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from conftest import PROJECT
 
 from udfs import lake, settings
 
+PROJECT = Path(__file__).resolve().parents[2]
 BUILD = ("dbt", "build", "--select", "+trajectory_flags", "step_flags")
 TOOL = {
     "type": "function",

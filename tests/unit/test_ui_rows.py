@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -247,6 +247,7 @@ def test_full_text_follows_the_lake(
     assert again.progress().indexed == 0 and again._indexed == ROWS + 20
 
 
+@example("<:*")
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="ab\"'()[]{}<>:^~*+-!/\\&| .,\t\x00éANDORTI\U0001f600", max_size=30))
 def test_any_search_is_read_somehow(empty_index: SearchIndex, text: str) -> None:
