@@ -36,13 +36,13 @@ class Engine(Protocol):
 
     * `model`: to be called.
     * `module`: the same as it was given, around which an engine may have wrapped its own.
-    * `optimizer`: torch's own, whose learning rate is that of the next step.
+
+    The learning rate of the next step is that of the optimiser that was given.
     """
 
     accelerator: Accelerator
     model: nn.Module
     module: nn.Module
-    optimizer: Optimizer
 
     def part(self, is_last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward pass of one part of a step. Ranks exchange gradients
@@ -128,7 +128,7 @@ class _Torch:
         self.accelerator = accelerator
         self.module = model
         self._max_norm = settings.max_grad_norm
-        self.optimizer = optimizer
+        self._optimizer = optimizer
         self.model, _ = accelerator.prepare(model, optimizer)
 
     def part(self, is_last: bool) -> AbstractContextManager[None]:
@@ -143,8 +143,8 @@ class _Torch:
     def step(self) -> float:
         parameters = self.model.parameters()
         norm = float(self.accelerator.clip_grad_norm_(parameters, self._max_norm))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         return norm
 
     def weights(self) -> dict[str, Any]:
@@ -155,11 +155,11 @@ class _Torch:
 
     def optimizer_state(self) -> dict[str, Any]:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return dict(get_optimizer_state_dict(self.model, self.optimizer, options=options))
+        return dict(get_optimizer_state_dict(self.model, self._optimizer, options=options))
 
     def restore(self, state: dict[str, Any]) -> None:
         options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(self.model, self.optimizer, state, options=options)
+        set_optimizer_state_dict(self.model, self._optimizer, state, options=options)
 
 
 class _DeepSpeed:
@@ -177,6 +177,8 @@ class _DeepSpeed:
         optimizer: Optimizer,
         settings: RunSettings,
     ) -> None:
+        from deepspeed import utils  # no part of the extra `train`
+
         self.accelerator = accelerator
         self.module = model
         self._stage = _zero_stage(accelerator)
@@ -193,7 +195,8 @@ class _DeepSpeed:
         )
         self.model, prepared = accelerator.prepare(model, optimizer)
         self._zero: Any = prepared.optimizer
-        self.optimizer = optimizer
+        self._utils: Any = utils
+        self._optimizer = optimizer
 
     @contextmanager
     def part(self, is_last: bool) -> Iterator[None]:
@@ -208,24 +211,22 @@ class _DeepSpeed:
         return float(self.model.get_global_grad_norm())
 
     def weights(self) -> dict[str, Any]:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        return {name: self._kept(safe_get_full_fp32_param(p)) for name, p in self._trained()}
+        whole = self._utils.safe_get_full_fp32_param
+        return {name: self._kept(whole(p)) for name, p in self._trained()}
 
     def optimizer_state(self) -> dict[str, Any]:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
+        whole = self._utils.safe_get_full_optimizer_state
         states = self._flat_states()
         state = {
             name: {"step": states[0]["step"].clone()}  # each counts its own, elsewhere
-            | {key: self._kept(safe_get_full_optimizer_state(p, key)) for key in _MOMENTS}
+            | {key: self._kept(whole(p, key)) for key in _MOMENTS}
             for name, p in self._trained()
         }
-        [group] = self.optimizer.param_groups
+        [group] = self._optimizer.param_groups
         return {"state": state, "param_groups": [group | {"params": list(state)}]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        [ours], [theirs] = self.optimizer.param_groups, state["param_groups"]
+        [ours], [theirs] = self._optimizer.param_groups, state["param_groups"]
         ours.update({name: value for name, value in theirs.items() if name != "params"})
         [step] = {float(each["step"]) for each in state["state"].values()}
         for flat_state in self._flat_states():
@@ -235,20 +236,15 @@ class _DeepSpeed:
                 self._restore(parameter, key, state["state"][name][key])
 
     def _restore(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-        from deepspeed.utils import (
-            safe_get_local_optimizer_state,
-            safe_set_full_optimizer_state,
-            safe_set_local_optimizer_state,
-        )
-
         if self._stage < 3:
-            safe_set_full_optimizer_state(parameter, value, key)
+            self._utils.safe_set_full_optimizer_state(parameter, value, key)
             return
         # The parts of all ranks are equally long, and the last one may be longer than what is left.
-        size = safe_get_local_optimizer_state(parameter, key).numel()
+        size = self._utils.safe_get_local_optimizer_state(parameter, key).numel()
         first = size * self.accelerator.process_index
         mine = value.flatten()[first : first + size]
-        safe_set_local_optimizer_state(parameter, pad(mine, (0, size - mine.numel())), key)
+        padded = pad(mine, (0, size - mine.numel()))
+        self._utils.safe_set_local_optimizer_state(parameter, padded, key)
 
     def _flat_states(self) -> list[dict[str, Tensor]]:
         """AdamW's state of this rank's parts, which it otherwise makes at its first step."""
@@ -257,12 +253,12 @@ class _DeepSpeed:
         else:
             flats = self._zero.single_partition_of_fp32_groups
         for flat in flats:
-            if not self.optimizer.state[flat]:
+            if not self._optimizer.state[flat]:
                 zeros = {key: torch.zeros_like(flat) for key in _MOMENTS}
-                self.optimizer.state[flat] = {"step": torch.tensor(0.0)} | zeros
+                self._optimizer.state[flat] = {"step": torch.tensor(0.0)} | zeros
         if self._stage < 3:
             self._zero._lazy_init_hp_params_optimizer_state()
-        return [self.optimizer.state[flat] for flat in flats]
+        return [self._optimizer.state[flat] for flat in flats]
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]

@@ -20,7 +20,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -133,8 +132,7 @@ def _last_step(run_id: str) -> int:
     """The last step of a run that the lake has; 0 for none."""
     if lake.open_table(LINEAGE) is None:
         return 0
-    with duckdb.connect() as connection:
-        lake.load_delta_extension(connection)
+    with lake.in_memory() as connection:
         query = f"select max(step) from {lake.table_scan(LINEAGE)} where run_id = ?"
         (found,) = connection.execute(query, [run_id]).fetchall()[0]
     return int(found or 0)

@@ -82,11 +82,11 @@ def test_a_file_dropped_in_is_there_after_the_next_build(run: Run, workplace: Pa
     turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     (workplace / "raw" / "mine").mkdir()
     (workplace / "raw" / "mine" / "one.jsonl").write_text(json.dumps({"messages": turns}))
-    run("dbt", "build", "--quiet", "--select", "+trajectories")
+    run("dbt", "build", "--quiet")
     (workplace / "raw" / "mine" / "two.json").write_text(
         json.dumps([{"messages": [{"role": "user", "content": "3 + 3?"}, turns[1]]}])
     )
-    run("dbt", "build", "--quiet", "--select", "+trajectories")
+    run("dbt", "build", "--quiet")
     assert rows("select user_query from trajectories order by 1") == [("2 + 2?",), ("3 + 3?",)]
 
 
